@@ -1,0 +1,423 @@
+"""The config: one pydantic model per part.
+
+Unknown keys are errors. Coordinates are normalised: x and y from 0 (left, top) to 1 (right, bottom). ``config_file``
+reads a config from YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from stream.errors import Fault
+
+Coordinate = Annotated[float, Field(ge=0, le=1)]
+Point = tuple[Coordinate, Coordinate]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Severity = Literal["info", "warning", "critical"]
+SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka")
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Replicas(Part):
+    """Detector replicas under Ray Serve: as many as ``min`` to ``max``, autoscaled in between."""
+
+    min: int = Field(1, ge=1, le=1024)
+    max: int = Field(1, ge=1, le=1024)
+    cpus: float = Field(0.5, ge=0)
+    gpus: float = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class DetectorConfig(Part):
+    """A model and how it is run.
+
+    ``confidence`` is the operating point: objects below it are not reported (the tracker uses fainter ones to
+    keep a track alive). ``backend: auto`` takes OpenVINO for ``.onnx`` and torch for ``.pt2``.
+    """
+
+    model: str
+    classes: list[str] | None = None
+    confidence: float = Field(0.5, gt=0, lt=1)
+    nms_iou: float = Field(0.5, gt=0, le=1)
+    backend: Literal["auto", "openvino", "torch"] = "auto"
+    device: str = "auto"
+    precision: Literal["f32", "bf16", "f16"] = "f32"
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of one replica; 0 lets the backend choose")
+    batch_size: int = Field(16, ge=1, le=256)
+    replicas: Replicas = Replicas()
+
+
+class ZoneConfig(Part):
+    """A polygon; an object is inside when its ``anchor`` is."""
+
+    name: Name
+    polygon: list[Point] = Field(min_length=3)
+    anchor: Literal["bottom_center", "center", "top_center"] = "bottom_center"
+    classes: list[str] | None = None
+
+    @field_validator("polygon")
+    @classmethod
+    def _has_area(cls, polygon: list[Point]) -> list[Point]:
+        doubled = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(polygon, polygon[1:] + polygon[:1], strict=True))
+        if abs(doubled) < 1e-9:
+            raise ValueError("the polygon encloses no area")
+        return polygon
+
+
+class LineConfig(Part):
+    """A directed segment. Seen along the line from its first to its second point, an object that moves from the left
+    to the right side crosses ``in``, the other way ``out``."""
+
+    name: Name
+    points: tuple[Point, Point]
+    anchor: Literal["bottom_center", "center", "top_center"] = "bottom_center"
+    classes: list[str] | None = None
+
+    @field_validator("points")
+    @classmethod
+    def _has_length(cls, points: tuple[Point, Point]) -> tuple[Point, Point]:
+        if points[0] == points[1]:
+            raise ValueError("the line's two points are the same")
+        return points
+
+
+class RtspConfig(Part):
+    """How an RTSP source is reached and when it counts as lost."""
+
+    transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout_s: float = Field(5, gt=0, le=120)
+    read_timeout_s: float = Field(5, gt=0, le=120, description="no packet for this long is a stall")
+    backoff_initial_s: float = Field(0.5, gt=0, le=60)
+    backoff_max_s: float = Field(30, gt=0, le=3600)
+
+
+class KafkaConnection(Part):
+    """Where the brokers are. ``options`` go to kafka-python as they are (``ssl_cafile``, ``sasl_mechanism``, ...)."""
+
+    bootstrap_servers: list[str] = Field(min_length=1)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"] | None = None
+    username: str | None = None
+    password: str | None = Field(None, repr=False)
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_check_hostname: bool = True
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism or "sasl_mechanism" in self.options):
+            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_mechanism")
+        return self
+
+
+class KafkaInput(KafkaConnection):
+    """Connection of a ``kafka://`` source. ``group`` defaults to ``framewatch.<source id>``."""
+
+    group: str | None = None
+    offset_reset: Literal["earliest", "latest"] = "earliest"
+
+
+class SourceConfig(Part):
+    """One camera, file or topic. The scheme of ``uri`` decides what it is:
+
+    - a path or ``file:`` URL: a video file;
+    - ``rtsp://``, ``rtsps://``: a camera;
+    - ``kafka://TOPIC``: records whose key is this source's id (``?key=NAME`` names another, ``?key=*`` takes all).
+    """
+
+    id: Name
+    uri: str = Field(repr=False)
+    detector: str | None = None
+    fps: float | None = Field(None, gt=0, le=1000, description="analysed frames per second of media time; all if unset")
+    realtime: bool = Field(False, description="files: play at the speed of the media clock, as a camera would")
+    loop: bool = Field(False, description="files: begin again at the end")
+    zones: list[ZoneConfig] = []
+    lines: list[LineConfig] = []
+    rtsp: RtspConfig = RtspConfig()
+    kafka: KafkaInput | None = None
+
+    @property
+    def scheme(self) -> str:
+        """``file``, ``rtsp``, ``rtsps`` or ``kafka``."""
+        head, separator, _ = self.uri.partition(":")
+        if not separator or "/" in head or (head not in SOURCE_SCHEMES and "://" not in self.uri):
+            return "file"
+        return head.lower()
+
+    @property
+    def path(self) -> Path:
+        """Path of a ``file`` source."""
+        return Path(self.uri.removeprefix("file://").removeprefix("file:"))
+
+    @property
+    def topic(self) -> str:
+        """Topic of a ``kafka`` source."""
+        return urlsplit(self.uri).netloc
+
+    @property
+    def record_key(self) -> str | None:
+        """Key of the records that are this source's; None takes every record."""
+        key = parse_qs(urlsplit(self.uri).query).get("key", [self.id])[0]
+        return None if key == "*" else key
+
+    @property
+    def live(self) -> bool:
+        """True where frames come at their own pace and the stale are dropped; otherwise reading slows down."""
+        return self.scheme in ("rtsp", "rtsps") or (self.scheme == "file" and self.realtime)
+
+    @field_validator("uri")
+    @classmethod
+    def _known_scheme(cls, uri: str) -> str:
+        scheme = urlsplit(uri).scheme.lower() if "://" in uri else "file"
+        if scheme not in SOURCE_SCHEMES:
+            raise ValueError(f"unknown scheme {scheme!r}; known are {', '.join(SOURCE_SCHEMES)} and plain paths")
+        if scheme == "kafka" and not urlsplit(uri).netloc:
+            raise ValueError("kafka:// needs a topic, as in kafka://frames")
+        if not uri.strip():
+            raise ValueError("is empty")
+        return uri
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"zones and lines share the name {', '.join(map(repr, twice))}")
+        return self
+
+
+class Schedule(Part):
+    """When a rule is active, in local time of ``timezone``; ``end`` before ``start`` means over midnight."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    start: time = time(0, 0)
+    end: time = time(0, 0)
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"unknown time zone {name!r}") from error
+        return name
+
+
+class Rule(Part):
+    """What all alert rules share. ``for_s``: the condition must hold this long to raise; ``clear_for_s``: it must be
+    over this long to clear; ``cooldown_s``: after an alert was sent, no new one is raised for this long."""
+
+    name: Name
+    severity: Severity = "warning"
+    for_s: Seconds = 0
+    clear_for_s: Seconds = 0
+    cooldown_s: Seconds = 0
+    schedule: Schedule | None = None
+
+
+class CrowdRule(Rule):
+    """More than ``above`` objects in ``zone``, or in all ``zones`` together; clears below ``clear_below``
+    (default: when the count is no longer above)."""
+
+    type: Literal["crowd"]
+    zone: str | None = None
+    zones: list[str] = []
+    above: int = Field(ge=0)
+    clear_below: int | None = Field(None, ge=0)
+
+    @property
+    def zone_paths(self) -> list[str]:
+        """``source/zone`` of every zone that is summed."""
+        return [self.zone] if self.zone else self.zones
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.zone) == bool(self.zones):
+            raise ValueError("give either zone or zones")
+        if self.clear_below is not None and self.clear_below > self.above + 1:
+            raise ValueError(f"clear_below ({self.clear_below}) must not be over above + 1 ({self.above + 1})")
+        return self
+
+
+class IntrusionRule(Rule):
+    """Anybody enters ``zone``; cleared when it is empty."""
+
+    type: Literal["intrusion"]
+    zone: str
+
+
+class LineRule(Rule):
+    """A crossing of ``line`` in ``direction``; cleared ``clear_for_s`` after the last one."""
+
+    type: Literal["line"]
+    line: str
+    direction: Literal["in", "out", "any"] = "any"
+
+
+class LoiteringRule(Rule):
+    """Somebody stays in ``zone`` for ``dwell_s`` or longer."""
+
+    type: Literal["loitering"]
+    zone: str
+    dwell_s: float = Field(gt=0, le=86_400)
+
+
+class SourceOfflineRule(Rule):
+    """``source`` (``*``: any) is offline."""
+
+    type: Literal["source_offline"]
+    source: str = "*"
+
+
+AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]
+
+
+class TrackerConfig(Part):
+    """ByteTrack's thresholds. High-score detections are those at or above the detector's ``confidence``."""
+
+    low_confidence: float = Field(0.1, gt=0, lt=1)
+    match_iou: float = Field(0.2, gt=0, lt=1, description="least IoU of a first-stage match")
+    second_match_iou: float = Field(0.5, gt=0, lt=1, description="least IoU of a match with a low-score detection")
+    lost_s: float = Field(2.0, gt=0, le=600, description="a track unseen for this long ends")
+    max_tracks: int = Field(1000, ge=1, le=100_000)
+
+
+class CountingConfig(Part):
+    """``enter_s``: an object must be inside this long to count as entered; ``leave_s``: and outside, or unseen, this
+    long to count as gone."""
+
+    window_s: float = Field(1.0, gt=0, le=3600)
+    enter_s: Seconds = 0.3
+    leave_s: Seconds = 1.0
+
+
+class Topics(Part):
+    """Names of the topics."""
+
+    tracks: str = "framewatch.tracks"
+    counts: str = "framewatch.counts"
+    alerts: str = "framewatch.alerts"
+    health: str = "framewatch.health"
+    dead_letter: str = "framewatch.dead_letter"
+
+
+class KafkaSinkConfig(KafkaConnection):
+    """Events to Kafka. While the broker is away they wait in a spool of at most ``spool_mib`` on disk."""
+
+    type: Literal["kafka"]
+    topics: Topics = Topics()
+    linger_ms: int = Field(20, ge=0, le=10_000)
+    compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
+    spool_mib: int = Field(1024, ge=1)
+
+
+class JsonlSinkConfig(Part):
+    """Events as JSON lines, appended to ``path`` (``-``: standard output)."""
+
+    type: Literal["jsonl"]
+    path: str
+    events: list[Literal["tracks", "counts", "alerts", "health", "dead_letter"]] | None = None
+
+
+SinkConfig = Annotated[KafkaSinkConfig | JsonlSinkConfig, Field(discriminator="type")]
+
+
+class SloConfig(Part):
+    """``objective`` of the analysed frames are acknowledged within ``latency_ms`` of capture, over ``window_s``."""
+
+    latency_ms: float = Field(500, gt=0)
+    objective: float = Field(0.99, gt=0, lt=1)
+    window_s: float = Field(60, gt=0, le=86_400, description="window over which breach and recovery are judged")
+
+
+class ServiceConfig(Part):
+    """The Ray service."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    ingest_actors: int = Field(1, ge=1, le=1024)
+    aggregators: int = Field(1, ge=1, le=1024)
+    state_dir: Path = Path("framewatch-state")
+
+
+class PipelineConfig(Part):
+    """A whole config file."""
+
+    detectors: dict[Name, DetectorConfig] = Field(min_length=1)
+    sources: list[SourceConfig] = []
+    alerts: list[AlertRule] = []
+    sinks: list[SinkConfig] = []
+    kafka: KafkaConnection | None = Field(None, description="brokers of kafka:// sources that name none themselves")
+    tracker: TrackerConfig = TrackerConfig()
+    counting: CountingConfig = CountingConfig()
+    slo: SloConfig = SloConfig()
+    service: ServiceConfig = ServiceConfig()
+
+    def detector_of(self, source: SourceConfig) -> str:
+        """Name of the source's detector: its own, else the first."""
+        return source.detector or next(iter(self.detectors))
+
+    def kafka_input(self, source: SourceConfig) -> KafkaInput | None:
+        """Connection of a ``kafka://`` source: its own, else the config's ``kafka``, else the first Kafka sink's."""
+        if source.kafka:
+            return source.kafka
+        shared = self.kafka or next((sink for sink in self.sinks if isinstance(sink, KafkaSinkConfig)), None)
+        if shared is None:
+            return None
+        return KafkaInput(**{name: getattr(shared, name) for name in KafkaConnection.model_fields})
+
+    def faults(self) -> list[Fault]:
+        """What is wrong between the parts: duplicate ids and references that lead nowhere."""
+        found = []
+        ids = [source.id for source in self.sources]
+        zones = {f"{s.id}/{z.name}" for s in self.sources for z in s.zones}
+        lines = {f"{s.id}/{line.name}" for s in self.sources for line in s.lines}
+        for i, source in enumerate(self.sources):
+            if source.id in ids[:i]:
+                found.append(Fault(f"sources.{i}.id", f"{source.id!r} is used twice"))
+            if source.detector and source.detector not in self.detectors:
+                found.append(Fault(f"sources.{i}.detector", f"no detector {source.detector!r}; there is {_names(self.detectors)}"))
+            if source.scheme == "kafka" and self.kafka_input(source) is None:
+                found.append(Fault(f"sources.{i}.kafka", "no brokers known: set bootstrap_servers here, or a top-level kafka:"))
+        rules = [rule.name for rule in self.alerts]
+        for i, rule in enumerate(self.alerts):
+            if rule.name in rules[:i]:
+                found.append(Fault(f"alerts.{i}.name", f"{rule.name!r} is used twice"))
+            match rule:
+                case CrowdRule():
+                    for path in rule.zone_paths:
+                        if path not in zones:
+                            key = f"alerts.{i}.{'zone' if rule.zone else 'zones'}"
+                            found.append(Fault(key, f"no zone {path!r}; there is {_names(zones)}"))
+                case IntrusionRule() | LoiteringRule() if rule.zone not in zones:
+                    found.append(Fault(f"alerts.{i}.zone", f"no zone {rule.zone!r}; there is {_names(zones)}"))
+                case LineRule() if rule.line not in lines:
+                    found.append(Fault(f"alerts.{i}.line", f"no line {rule.line!r}; there is {_names(lines)}"))
+                case SourceOfflineRule() if rule.source != "*" and rule.source not in ids:
+                    found.append(Fault(f"alerts.{i}.source", f"no source {rule.source!r}; there is {_names(ids)}"))
+        return found
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

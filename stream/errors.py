@@ -1,0 +1,94 @@
+"""Every error that framewatch raises on purpose.
+
+::
+
+    FramewatchError
+    ├── ConfigError             a config file is wrong; lists every fault with its key
+    ├── ModelError              a model file or its YAML is missing, unreadable or contradicts itself
+    ├── SourceError             something about one source; carries source_id
+    │   ├── SourceUnreadable    permanent: missing file, not a video, unknown codec, wrong password
+    │   ├── SourceTruncated     what could be read was read, then the input broke off
+    │   └── SourceUnavailable   (Retryable) refused, timed out, stalled, or ended where it should not
+    ├── RecordError             one poison Kafka record; it becomes a dead letter
+    ├── DetectorError           the model failed on a batch
+    └── SinkError               an event could not be written
+        └── SinkUnavailable     (Retryable) the broker cannot be reached at present
+
+``Retryable`` is a mix-in: catching it is how a caller decides to try again. Messages never hold a secret:
+whoever builds one from foreign text passes it through ``stream.redact.redact``.
+"""
+
+from dataclasses import dataclass
+
+
+class FramewatchError(Exception):
+    """Base of all errors below."""
+
+
+class Retryable(Exception):
+    """Mix-in: the same call may succeed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a config: the dotted ``key`` (``sources.2.uri``) and the ``reason``."""
+
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}" if self.key else self.reason
+
+
+class ConfigError(FramewatchError):
+    """A config cannot be used. ``faults`` holds every fault found, not only the first."""
+
+    def __init__(self, path: str, faults: list[Fault]):
+        self.path, self.faults = path, faults
+        super().__init__("\n".join(f"{path}: {fault}" for fault in faults))
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, list[Fault]]]:
+        return ConfigError, (self.path, self.faults)
+
+
+class ModelError(FramewatchError):
+    """A model cannot be loaded; the message names the file."""
+
+
+class SourceError(FramewatchError):
+    """Something is wrong with one source; ``reason`` is free of secrets."""
+
+    def __init__(self, source_id: str, reason: str):
+        self.source_id, self.reason = source_id, reason
+        super().__init__(f"source {source_id!r}: {reason}")
+
+    def __reduce__(self) -> tuple[type["SourceError"], tuple[str, str]]:
+        return type(self), (self.source_id, self.reason)
+
+
+class SourceUnreadable(SourceError):
+    """Trying again will not help."""
+
+
+class SourceTruncated(SourceError):
+    """The input broke off or was damaged; everything before that was delivered."""
+
+
+class SourceUnavailable(SourceError, Retryable):
+    """The source cannot be reached at present, or stopped sending."""
+
+
+class RecordError(FramewatchError):
+    """One record of a Kafka topic cannot be read."""
+
+
+class DetectorError(FramewatchError):
+    """The model failed on a batch."""
+
+
+class SinkError(FramewatchError):
+    """An event could not be written."""
+
+
+class SinkUnavailable(SinkError, Retryable):
+    """The sink cannot be reached at present."""

@@ -1,0 +1,131 @@
+"""Packet, Frame and FrameBatch: what travels before the detector; DetectedBatch: what travels behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from stream.detections import Detections
+
+Uint8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One encoded access unit or one encoded picture, as a source hands it to the decoder.
+
+    Attributes:
+        data: the PyAV packet (its ``stream`` or the decoder's codec knows how to decode it).
+        captured_at: POSIX seconds, UTC; when the camera took the picture as far as the source can tell.
+        arrived_s: monotonic seconds at which the packet was in our hands.
+        position: where the packet lies in its source (a Kafka offset); -1 where that has no meaning.
+    """
+
+    data: av.Packet[av.VideoStream]
+    captured_at: float
+    arrived_s: float
+    position: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInfo:
+    """All that is known of a frame besides its pixels.
+
+    Attributes:
+        source_id: id of its source.
+        session: names one opening of a live source; empty for inputs whose ``frame_index`` is the same on every
+            replay (files, Kafka). ``frame_index`` rises strictly within a session.
+        frame_index: number of the frame in its source, counted before sampling.
+        pts_s: media time in seconds, never falling within a session.
+        captured_at: POSIX seconds, UTC.
+        width, height: size of the source frame in pixels.
+        captured_s, decoded_s, batched_s: monotonic seconds of the stages passed so far (``captured_s`` is moved
+            back by the age that the frame had on arrival, where the source's clock tells it).
+    """
+
+    source_id: str
+    session: str
+    frame_index: int
+    pts_s: float
+    captured_at: float
+    width: int
+    height: int
+    captured_s: float
+    decoded_s: float
+    batched_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded, sampled and scaled frame.
+
+    Attributes:
+        info: see :class:`FrameInfo`.
+        image: uint8 (H, W, 3) at the model's input size, in the model's colour order, letterboxed if it wants so.
+        picture: uint8 (height, width, 3) BGR at source size, only where somebody asked for it.
+    """
+
+    info: FrameInfo
+    image: Uint8Array
+    picture: Uint8Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 (H, W, 3), not {self.image.dtype} {self.image.shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBatch:
+    """Frames of any sources for one detector: the unit of traffic between processes.
+
+    Attributes:
+        detector: name of the detector in the config.
+        frames: one entry per row of ``images``.
+        images: uint8 (N, H, W, 3), contiguous.
+    """
+
+    detector: str
+    frames: tuple[FrameInfo, ...]
+    images: Uint8Array
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 (N, H, W, 3), not {self.images.dtype} {self.images.shape}")
+        if len(self.frames) != len(self.images):
+            raise ValueError(f"{len(self.frames)} frames but {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedBatch:
+    """Frames with what was found in them; small, so it is kept until its events are safe.
+
+    Attributes:
+        detector: name of the detector in the config.
+        model: identity of the model, ``name@sha256:...``.
+        frames: as in the batch, in frame order within each source.
+        detections: one per frame, in pixels of the source frame.
+        detected_s: monotonic seconds when the detector had answered.
+        boot_id: host on whose monotonic clock the stamps were taken.
+        sent_at: POSIX seconds of sending, to bridge to another host's monotonic clock.
+    """
+
+    detector: str
+    model: str
+    frames: tuple[FrameInfo, ...]
+    detections: tuple[Detections, ...]
+    detected_s: float
+    boot_id: str = ""
+    sent_at: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.detections):
+            raise ValueError(f"{len(self.frames)} frames but {len(self.detections)} detections")
+
+    def __len__(self) -> int:
+        return len(self.frames)

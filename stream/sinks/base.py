@@ -1,0 +1,46 @@
+"""The Sink protocol: where events go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from stream.events import Event
+
+
+class Sink(Protocol):
+    """Takes events in order. ``write`` is called from one thread; callbacks may come from another.
+
+    An event is *safe* when it cannot be lost any more by a crash of this process: acknowledged by every broker asked,
+    written to a file, or on the disk spool. Events are counted in the order of ``write``, from 1.
+    """
+
+    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None) -> None:
+        """Take one event; returns quickly, except when a bounded buffer is full and the event must not be dropped.
+
+        ``on_acknowledged`` is called once, from any thread, when the event has reached its destination (the broker's
+        acknowledgement, not the spool); never when it is dropped.
+
+        Raises:
+            SinkError: the event can never be written.
+        """
+
+    @property
+    def written(self) -> int:
+        """How many events were taken."""
+
+    @property
+    def safe(self) -> int:
+        """The largest n such that the first n events are all safe (or were dropped and counted)."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Push what is buffered and wait until ``safe == written``; True when that was reached in time."""
+
+    def dropped(self) -> dict[str, int]:
+        """Events given up, by topic (only tracks of live sources ever are)."""
+
+    def pending(self) -> int:
+        """Events that have not reached their destination yet, spooled ones included."""
+
+    def close(self, timeout_s: float = 10) -> None:
+        """Flush, then stop all threads; what is left stays in the spool for the next start."""

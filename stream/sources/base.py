@@ -1,0 +1,56 @@
+"""The Source protocol: where packets come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import av
+
+from stream.events import DeadLetter
+from stream.frame import Packet
+
+
+class Source(Protocol):
+    """A stream of packets of one video. Used from one thread, except ``close``, which any thread may call.
+
+    A context manager: ``with source: for packet in source.packets(): ...``. Entering opens the input.
+
+    Attributes:
+        source_id: id in the config.
+        session: see ``FrameInfo.session``; a new value each time a live source is opened.
+    """
+
+    source_id: str
+    session: str
+
+    def __enter__(self) -> Source:
+        """Open the input.
+
+        Raises:
+            SourceUnreadable: trying again will not help (missing file, not a video, unknown codec, wrong password).
+            SourceUnavailable: it may (refused, timed out).
+        """
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the input."""
+
+    def codec_context(self) -> av.VideoCodecContext:
+        """A decoder for the packets, set up with the stream's parameters; valid after entering. For sources whose
+        parameters come with the packets this may be called again after ``codec_changed``."""
+
+    def packets(self) -> Iterator[Packet | DeadLetter | None]:
+        """Packets in decode order. None means "nothing new, still alive", and is given at least once a second, so
+        that the caller can look at its stop flag; a DeadLetter stands for a record that could not be read. A finite
+        input ends; a live one that ends has been lost and raises.
+
+        Raises:
+            SourceTruncated: a file broke off or was damaged; everything before was given.
+            SourceUnavailable: a live input was lost or stalled.
+        """
+
+    def commit(self, frame_index: int) -> None:
+        """All events of the frames up to and including this one are safe; a Kafka source commits its offsets."""
+
+    def close(self) -> None:
+        """Make a blocked ``packets`` end soon; may be called from any thread, and more than once."""
