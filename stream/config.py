@@ -6,7 +6,9 @@ reads a config from YAML.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,9 +28,9 @@ SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka")
 
 
 class Part(BaseModel):
-    """Base of every part: frozen, unknown keys are errors."""
+    """Base of every part: frozen, unknown keys are errors, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Replicas(Part):
@@ -121,7 +123,7 @@ class KafkaConnection(Part):
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_check_hostname: bool = True
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({}, repr=False)  # may hold sasl_plain_password
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -159,15 +161,12 @@ class SourceConfig(Part):
     @property
     def scheme(self) -> str:
         """``file``, ``rtsp``, ``rtsps`` or ``kafka``."""
-        head, separator, _ = self.uri.partition(":")
-        if not separator or "/" in head or (head not in SOURCE_SCHEMES and "://" not in self.uri):
-            return "file"
-        return head.lower()
+        return _scheme(self.uri)
 
     @property
     def path(self) -> Path:
         """Path of a ``file`` source."""
-        return Path(self.uri.removeprefix("file://").removeprefix("file:"))
+        return Path(re.sub("^file:(//)?", "", self.uri, flags=re.IGNORECASE))
 
     @property
     def topic(self) -> str:
@@ -188,11 +187,13 @@ class SourceConfig(Part):
     @field_validator("uri")
     @classmethod
     def _known_scheme(cls, uri: str) -> str:
-        scheme = urlsplit(uri).scheme.lower() if "://" in uri else "file"
+        scheme = _scheme(uri)
         if scheme not in SOURCE_SCHEMES:
             raise ValueError(f"unknown scheme {scheme!r}; known are {', '.join(SOURCE_SCHEMES)} and plain paths")
-        if scheme == "kafka" and not urlsplit(uri).netloc:
+        if scheme == "kafka" and not (uri[6:8] == "//" and urlsplit(uri).netloc):
             raise ValueError("kafka:// needs a topic, as in kafka://frames")
+        if scheme in ("rtsp", "rtsps") and not uri.partition("://")[2].partition("/")[0].rpartition("@")[2]:
+            raise ValueError(f"{scheme}:// needs a host, as in {scheme}://camera.example/stream")
         if not uri.strip():
             raise ValueError("is empty")
         return uri
@@ -357,6 +358,7 @@ class ServiceConfig(Part):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     ingest_actors: int = Field(1, ge=1, le=1024)
+    ingest_cpus: float = Field(0.5, ge=0, description="Ray CPUs that each ingest actor reserves")
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
 
@@ -386,6 +388,28 @@ class PipelineConfig(Part):
         if shared is None:
             return None
         return KafkaInput(**{name: getattr(shared, name) for name in KafkaConnection.model_fields})
+
+    def digest(self) -> str:
+        """Changes with everything but the sources, which can be changed while running."""
+        return hashlib.sha256(repr(self.model_dump(exclude={"sources"})).encode()).hexdigest()
+
+    def class_faults(self, classes: Mapping[str, Collection[str]]) -> list[Fault]:
+        """Zones and lines that ask for a class that their source's detector does not know.
+
+        Args:
+            classes: class names by detector.
+        """
+        found = []
+        for i, source in enumerate(self.sources):
+            known = classes.get(self.detector_of(source))
+            asked = [(f"zones.{j}", zone.classes) for j, zone in enumerate(source.zones)]
+            asked += [(f"lines.{j}", line.classes) for j, line in enumerate(source.lines)]
+            for key, names in asked:
+                for name in names or []:
+                    if known is not None and name not in known:
+                        reason = f"detector {self.detector_of(source)!r} has no class {name!r}"
+                        found.append(Fault(f"sources.{i}.{key}.classes", reason))
+        return found
 
     def faults(self) -> list[Fault]:
         """What is wrong between the parts: duplicate ids and references that lead nowhere."""
@@ -417,6 +441,14 @@ class PipelineConfig(Part):
                 case SourceOfflineRule() if rule.source != "*" and rule.source not in ids:
                     found.append(Fault(f"alerts.{i}.source", f"no source {rule.source!r}; there is {_names(ids)}"))
         return found
+
+
+def _scheme(uri: str) -> str:
+    """Everything without one of our schemes and without ``://`` is a path, ``C:`` and ``a:b.mp4`` included."""
+    head, separator, _ = uri.partition(":")
+    if not separator or "/" in head or ("://" not in uri and head.lower() not in SOURCE_SCHEMES):
+        return "file"
+    return head.lower()
 
 
 def _names(names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ Relative paths are relative to the config file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -13,27 +14,60 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from stream.config import JsonlSinkConfig, PipelineConfig, SourceConfig
+from stream.config import (
+    AlertRule,
+    DetectorConfig,
+    JsonlSinkConfig,
+    KafkaInput,
+    KafkaSinkConfig,
+    LineConfig,
+    PipelineConfig,
+    SourceConfig,
+    SourceOfflineRule,
+    ZoneConfig,
+)
 from stream.errors import ConfigError, Fault
 from stream.redact import redact
 
+_RULE: TypeAdapter[Any] = TypeAdapter(AlertRule)
 TLS_FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error."""
+    """Safe YAML in which a key given twice is an error, and 18:30 is text (YAML 1.1 reads it as 1110, in base 60)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for i, key in enumerate(keys):
             if key in keys[:i]:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        if ":" in node.value:
+            return node.value
+        return self.construct_yaml_int(node) if node.tag.endswith("int") else self.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def interpolate(text: str, key: str, environment: Mapping[str, str] | None = None) -> str:
+    """``text`` with ``${NAME}`` and ``${NAME:-default}`` taken from the environment.
+
+    Raises:
+        ConfigError: a variable is not set; ``key`` says where.
+    """
+    faults: list[Fault] = []
+    value = _interpolate(text, os.environ if environment is None else environment, key, faults)
+    if faults:
+        raise ConfigError("environment", faults)
+    return str(value)
 
 
 def _interpolate(value: Any, environment: Mapping[str, str], key: str, faults: list[Fault]) -> Any:
@@ -50,6 +84,8 @@ def _interpolate(value: Any, environment: Mapping[str, str], key: str, faults: l
             faults.append(Fault(key, f"environment variable {match['name']} is not set"))
         return found or ""
 
+    if "${" in _VARIABLE.sub("", value):
+        faults.append(Fault(key, "${ must be followed by the name of a variable and }"))
     return _VARIABLE.sub(substitute, value)
 
 
@@ -57,7 +93,12 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
     """Make every relative path relative to ``base``."""
 
     def resolved(path: Path | None) -> Path | None:
-        return path and base / path.expanduser()
+        if path is None:
+            return None
+        try:
+            return base / path.expanduser()
+        except RuntimeError:  # ~somebody who has no home here: then it is a file of that name
+            return base / path
 
     def connection(part: Any) -> Any:
         return part and part.model_copy(update={name: resolved(getattr(part, name)) for name in TLS_FILES})
@@ -99,15 +140,22 @@ def parse_config(data: Any, name: str, base: Path, environment: Mapping[str, str
     if not isinstance(data, dict):
         raise ConfigError(name, [Fault("", f"must be a mapping, not {type(data).__name__}")])
     faults: list[Fault] = []
-    data = _interpolate(data, os.environ if environment is None else environment, "", faults)
-    unset = {fault.key for fault in faults}
+    written = data
+    try:
+        data = _interpolate(data, os.environ if environment is None else environment, "", faults)
+    except RecursionError:
+        raise ConfigError(name, [Fault("", "is nested too deeply")]) from None
     try:
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:
+        known = {fault.key for fault in faults}
         for detail in error.errors(include_url=False, include_context=False):
-            key = ".".join(str(part) for part in _config_key(data, detail["loc"]))
-            if key not in unset:
-                faults.append(Fault(key, redact(_reason(detail))))
+            keys = _config_key(data, detail["loc"])
+            fault = Fault(".".join(map(str, keys)), redact(_reason(detail, keys, written)))
+            if fault.key not in known:
+                faults.append(fault)
+        known = {fault.key for fault in faults}
+        faults += [fault for fault in _outline(data).faults() if fault.key not in known]
         raise ConfigError(name, faults) from None
     faults += config.faults()
     if faults:
@@ -115,21 +163,71 @@ def parse_config(data: Any, name: str, base: Path, environment: Mapping[str, str
     return _resolve_paths(config, base)
 
 
+def _outline(data: dict[str, Any]) -> PipelineConfig:
+    """What can be told of a config that does not validate: enough to find the faults *between* its parts as well.
+
+    Parts that cannot be told are left out of the references, never invented.
+    """
+
+    def parts(value: Any) -> list[dict[str, Any]]:
+        return [part if isinstance(part, dict) else {} for part in value] if isinstance(value, list) else []
+
+    def text(value: Any) -> str | None:
+        return value if isinstance(value, str) and value else None
+
+    detectors = data.get("detectors")
+    any_broker = KafkaSinkConfig(type="kafka", bootstrap_servers=["any"])
+    sources = [
+        SourceConfig.model_construct(
+            id=text(part.get("id")) or f"#{i}",
+            uri=text(part.get("uri")) or "any",
+            detector=text(part.get("detector")) if isinstance(detectors, dict) else None,
+            zones=[ZoneConfig.model_construct(name=str(zone.get("name")), polygon=[]) for zone in parts(part.get("zones"))],
+            lines=[
+                LineConfig.model_construct(name=str(line.get("name")), points=((0, 0), (1, 1))) for line in parts(part.get("lines"))
+            ],
+            kafka=KafkaInput(bootstrap_servers=["any"]) if part.get("kafka") else None,
+        )
+        for i, part in enumerate(parts(data.get("sources")))
+    ]
+    # With a source whose id is unknown, no reference to a source can be judged.
+    nameless = not isinstance(data.get("sources", []), list) or any(source.id.startswith("#") for source in sources)
+    rules: list[Any] = []
+    for i, part in enumerate(parts(data.get("alerts"))):
+        rule = SourceOfflineRule.model_construct(type="source_offline", name=text(part.get("name")) or f"#{i}", source="*")
+        with contextlib.suppress(ValidationError):
+            rule = rule if nameless else _RULE.validate_python(part)
+        rules.append(rule)
+    return PipelineConfig.model_construct(
+        detectors={str(n): DetectorConfig(model="any") for n in detectors} if isinstance(detectors, dict) else {},
+        sources=sources,
+        alerts=rules,
+        sinks=[any_broker for part in parts(data.get("sinks")) if part.get("type") == "kafka"],
+        kafka=any_broker if data.get("kafka") else None,
+    )
+
+
 def _config_key(data: Any, location: tuple[int | str, ...]) -> list[int | str]:
     """``location`` without the union tags that pydantic puts between the keys of the file."""
     keys: list[int | str] = []
     for i, part in enumerate(location):
-        last = i == len(location) - 1
         inner = data if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
-        if part in inner:
+        is_tag = bool(keys) and isinstance(keys[-1], int) and part == inner.get("type")
+        if part in inner and not is_tag:
             data = inner[part]
-        elif not last or part in ("[key]", "function-after"):
+        elif is_tag or i < len(location) - 1 or part in ("[key]", "function-after"):
             continue
         keys.append(part)
     return keys
 
 
-def _reason(detail: Any) -> str:
+def _reason(detail: Any, keys: list[int | str], written: Any) -> str:
+    """Says what is wrong, and shows the value as the file has it, so that no variable's content gets out."""
+    for key in keys:
+        try:
+            written = written[key]
+        except (KeyError, IndexError, TypeError):
+            written = None
     match detail["type"]:
         case "extra_forbidden":
             return "unknown key"
@@ -137,9 +235,13 @@ def _reason(detail: Any) -> str:
             return "is required"
         case "union_tag_not_found":
             return "type is required"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be a mapping"
+        case "list_type":
+            return "must be a list"
         case _:
-            value = detail["input"]
-            shown = f" (found {value!r})" if isinstance(value, str | int | float) else ""
+            secret = any(word in str(keys[-1:]).lower() for word in ("password", "secret", "token"))
+            shown = f" (found {written!r})" if isinstance(written, str | int | float) and not secret else ""
             return str(detail["msg"]).removeprefix("Value error, ") + shown
 
 
@@ -154,6 +256,8 @@ def load_config(path: str | Path, environment: Mapping[str, str] | None = None) 
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader with stricter mappings
     except OSError as error:
         raise ConfigError(str(path), [Fault("", error.strerror or str(error))]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [Fault("", f"is not valid YAML: {' '.join(str(error).split())}")]) from error
+    except RecursionError:
+        raise ConfigError(str(path), [Fault("", "is nested too deeply")]) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date, number, ... after all
+        raise ConfigError(str(path), [Fault("", f"is not valid YAML: {' '.join(redact(error).split())}")]) from None
     return parse_config(data, str(path), path.resolve().parent, environment)

@@ -11,6 +11,8 @@
     │   └── SourceUnavailable   (Retryable) refused, timed out, stalled, or ended where it should not
     ├── RecordError             one poison Kafka record; it becomes a dead letter
     ├── DetectorError           the model failed on a batch
+    │   └── DetectorUnavailable (Retryable) no replica can be asked at present
+    ├── AggregatorUnavailable   (Retryable) the aggregator cannot be reached at present
     └── SinkError               an event could not be written
         └── SinkUnavailable     (Retryable) the broker cannot be reached at present
 
@@ -84,6 +86,14 @@ class RecordError(FramewatchError):
 
 class DetectorError(FramewatchError):
     """The model failed on a batch."""
+
+
+class DetectorUnavailable(DetectorError, Retryable):
+    """No replica of the detector can be asked at present."""
+
+
+class AggregatorUnavailable(FramewatchError, Retryable):
+    """The aggregator cannot be reached at present; it is being restarted."""
 
 
 class SinkError(FramewatchError):

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 
 Severity = Literal["info", "warning", "critical"]
 AlertType = Literal["crowd", "intrusion", "line", "loitering", "source_offline"]
+HealthState = Literal["online", "offline", "slo_breached", "slo_recovered"]
 Timestamp = Annotated[
     AwareDatetime,
     PlainSerializer(lambda t: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), return_type=str, when_used="json"),
@@ -53,7 +54,7 @@ class Event(BaseModel):
 class TrackedObject(BaseModel):
     """One object in a frame; ``xyxy`` in pixels of the source frame."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     track_id: int
     class_: str = Field(alias="class")
@@ -133,7 +134,7 @@ class HealthEvent(Event):
     """A state change of a source or of its SLO; ``source_id`` is ``*`` for the whole service."""
 
     schema_: Literal["framewatch.health/1"] = Field("framewatch.health/1", alias="schema")
-    state: Literal["online", "offline", "slo_breached", "slo_recovered"]
+    state: HealthState
     reason: str
     at: Timestamp
 

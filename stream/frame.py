@@ -18,16 +18,19 @@ class Packet:
     """One encoded access unit or one encoded picture, as a source hands it to the decoder.
 
     Attributes:
-        data: the PyAV packet (its ``stream`` or the decoder's codec knows how to decode it).
+        data: the PyAV packet (its ``stream`` or the decoder's codec knows how to decode it). An empty one asks the
+            decoder to give out all that it holds back.
         captured_at: POSIX seconds, UTC; when the camera took the picture as far as the source can tell.
         arrived_s: monotonic seconds at which the packet was in our hands.
         position: where the packet lies in its source (a Kafka offset); -1 where that has no meaning.
+        age_s: how old the picture was on arrival, where the source's clock tells it.
     """
 
     data: av.Packet[av.VideoStream]
     captured_at: float
     arrived_s: float
     position: int = -1
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

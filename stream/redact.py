@@ -1,24 +1,50 @@
-"""The one place where secrets are taken out of text."""
+"""The one place where secrets are taken out of text.
+
+A password may hold anything, ``@``, ``:``, ``/`` and spaces included, and then nobody can tell for sure where it ends.
+In doubt more is masked than needed: within a line, everything from the first ``:`` behind ``://`` to the last ``@``
+before the next URL.
+"""
 
 import re
 
-_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^\s/?#]*)@")
-_AUTHORIZATION = re.compile(r"(?i)(authorization\s*[:=]\s*)(basic|digest|bearer)?\s*[^\r\n,;]+")
-_SETTING = re.compile(r"(?i)((?:sasl_plain_)?password|passwd|pwd|token|secret|api_?key)(\s*[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}]+")
 MASK = "***"
+
+_LINE_OR_URL = re.compile(r"(?=[\r\n])|(?=\b(?:rtsps?|https?|kafka|file|tcp|udp)://)")
+_SEPARATOR = re.compile(r":\\?/\\?/")  # JSON may escape the slashes
+_AT = re.compile(r"@(?!sha256:[0-9a-f]{12})")  # but not the one in the identity of a model
+_ENCODED_SEPARATOR = re.compile("%3A%2F%2F", re.IGNORECASE)
+_ENCODED_AT = re.compile("%40")
+_COLON = re.compile(":|%3A", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*)[^\r\n]+")
+_SETTING = re.compile(
+    r"""(?ix)
+    (?P<key> (?:password | passwd | passphrase | pwd | token | secret | api[_-]?key) [\w.-]{0,40}
+        \\?["']? \s* (?: => | [=:] ) \s* )
+    (?: b?\\?(?P<double>") (?: \\. | [^"\\] )* "? | b?(?P<single>') (?: \\. | [^'\\] )* '? | \S+ )
+    """
+)
 
 
 def redact(text: object) -> str:
     """``text`` without passwords: user info of URLs, Authorization headers, ``password=...`` settings.
 
-    Everything between ``://`` and the last ``@`` before a slash is taken for user info, so a password that holds
-    ``@`` or ``:`` is covered too. The user name stays readable where it can be told apart.
+    The user name stays readable, and so does a URL that holds only a user name. The value of a setting ends with its
+    closing quote, or, unquoted, at the next space.
     """
+    redacted = "".join(_mask_userinfo(part, _SEPARATOR, _AT) for part in _LINE_OR_URL.split(str(text)))
+    redacted = "".join(_mask_userinfo(part, _ENCODED_SEPARATOR, _ENCODED_AT) for part in redacted.splitlines(keepends=True))
+    redacted = _AUTHORIZATION.sub(lambda match: match[1] + MASK, redacted)
+    return _SETTING.sub(_mask_setting, redacted)
 
-    def mask(match: re.Match[str]) -> str:
-        user, colon, _ = match["userinfo"].partition(":")
-        return f"{match['scheme']}{user}{':' + MASK if colon else ''}@"
 
-    text = _USERINFO.sub(mask, str(text))
-    text = _AUTHORIZATION.sub(lambda m: m[1] + MASK, text)
-    return _SETTING.sub(lambda m: m[1] + m[2] + MASK, text)
+def _mask_userinfo(part: str, separator: re.Pattern[str], at: re.Pattern[str]) -> str:
+    """``part`` of a line that holds at most one URL, with the password in it masked."""
+    start = separator.search(part)
+    ends = [match.start() for match in at.finditer(part, start.end())] if start else []
+    colon = _COLON.search(part, start.end(), ends[-1]) if start and ends else None
+    return part[: colon.end()] + MASK + part[ends[-1] :] if colon else part
+
+
+def _mask_setting(match: re.Match[str]) -> str:
+    quote = match["double"] or match["single"] or ""
+    return f"{match['key']}{quote}{MASK}{quote}"

@@ -1,0 +1,38 @@
+"""Where events go: Kafka and JSON lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stream.config import KafkaSinkConfig, SinkConfig
+from stream.errors import SinkError
+from stream.sinks.base import Sink
+from stream.sinks.fanout import FanOut
+from stream.sinks.jsonl import JsonlSink
+from stream.sinks.kafka import KafkaSink
+
+__all__ = ["FanOut", "open_sinks"]
+
+
+def open_sinks(configs: Sequence[SinkConfig], spool_dir: Path | None) -> FanOut:
+    """One sink that writes to all ``configs``; needs no broker to answer yet (see ``FanOut.check``).
+
+    Args:
+        spool_dir: folder for the spools of Kafka sinks, of this process alone: ``kafka-0`` for the first Kafka sink
+            and so on, so what a spool holds goes to the sink at the same place in the config. None: no spool.
+
+    Raises:
+        SinkError: a file cannot be written, or a spool is in use by another process.
+    """
+    sinks: list[Sink] = []
+    try:
+        for config in configs:
+            if isinstance(config, KafkaSinkConfig):
+                place = sum(isinstance(sink, KafkaSink) for sink in sinks)
+                sinks.append(KafkaSink(config, spool_dir / f"kafka-{place}" if spool_dir else None))
+            else:
+                sinks.append(JsonlSink(config))
+    except SinkError:
+        for sink in sinks:
+            sink.close(0)
+        raise
+    return FanOut(sinks)

@@ -15,14 +15,17 @@ class Sink(Protocol):
     written to a file, or on the disk spool. Events are counted in the order of ``write``, from 1.
     """
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None) -> None:
+    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
         """Take one event; returns quickly, except when a bounded buffer is full and the event must not be dropped.
 
-        ``on_acknowledged`` is called once, from any thread, when the event has reached its destination (the broker's
-        acknowledgement, not the spool); never when it is dropped.
+        ``on_acknowledged`` is called at most once, from any thread, when the event has reached its destination (the
+        broker's acknowledgement, not the spool); never when it is dropped. It must be quick and must not raise.
+
+        Args:
+            droppable: the event may be given up, and counted, when there is no room (tracks of live sources).
 
         Raises:
-            SinkError: the event can never be written.
+            SinkError: the event can never be written. It is counted in ``written`` and ``dropped`` all the same.
         """
 
     @property
@@ -37,7 +40,7 @@ class Sink(Protocol):
         """Push what is buffered and wait until ``safe == written``; True when that was reached in time."""
 
     def dropped(self) -> dict[str, int]:
-        """Events given up, by topic (only tracks of live sources ever are)."""
+        """Events given up, by short topic name: droppable ones, and what the destination refuses for good (too large)."""
 
     def pending(self) -> int:
         """Events that have not reached their destination yet, spooled ones included."""

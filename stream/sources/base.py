@@ -36,8 +36,8 @@ class Source(Protocol):
         """Close the input."""
 
     def codec_context(self) -> av.VideoCodecContext:
-        """A decoder for the packets, set up with the stream's parameters; valid after entering. For sources whose
-        parameters come with the packets this may be called again after ``codec_changed``."""
+        """A decoder for the packet given last, set up with the stream's parameters, not opened yet when it is new. The
+        decoder asks before each packet: another object than before means that the codec has changed."""
 
     def packets(self) -> Iterator[Packet | DeadLetter | None]:
         """Packets in decode order. None means "nothing new, still alive", and is given at least once a second, so
@@ -48,6 +48,13 @@ class Source(Protocol):
             SourceTruncated: a file broke off or was damaged; everything before was given.
             SourceUnavailable: a live input was lost or stalled.
         """
+
+    def number(self, position: int) -> int:
+        """``frame_index`` of the next frame in presentation order, whose packet lay at ``position``; the decoder asks
+        exactly once for each frame."""
+
+    def reject(self, packet: Packet, reason: str) -> None:
+        """The packet could not be decoded. A Kafka source makes a dead letter of it, which ``packets`` gives next."""
 
     def commit(self, frame_index: int) -> None:
         """All events of the frames up to and including this one are safe; a Kafka source commits its offsets."""

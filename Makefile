@@ -1,0 +1,73 @@
+# make demo, make test and make lint each work from nothing: they need Python 3.11 or newer and a package index.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_SECONDS ?= 60
+ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+
+.PHONY: help install demo test test-quick lint format bench kube constraints clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamps are newer than what they depend on once an installation has succeeded, so it is done once.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "framewatch needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo "not there")." \
+	    "Name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: it lacks ensurepip. On Debian and Ubuntu:" \
+	    "apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --quiet --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.dev ## make the virtual environment with everything in it
+
+demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
+	$(BIN)/framewatch demo --for $(DEMO_SECONDS)
+
+test: $(VENV)/.dev ## run all tests; ARGS go to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka and RTSP
+	$(BIN)/python -m pytest -m 'not ray and not kafka and not rtsp' $(ARGS)
+
+lint: $(VENV)/.dev ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## the microbenchmarks of perf/
+	$(BIN)/python -m pytest -o python_files='bench_*.py' --benchmark-only perf $(ARGS)
+
+kube: $(VENV)/.dev ## put serve_config.yaml into kube/rayservice.yaml
+	$(BIN)/python kube/render.py
+
+constraints: $(VENV)/.dev ## write the installed versions into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable --disable-pip-version-check \
+	  | grep -viE '^(pip|setuptools)==' | sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+	@touch $(VENV)/.runtime $(VENV)/.dev
+
+clean: ## remove caches and build outputs
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)

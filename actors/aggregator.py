@@ -1,0 +1,123 @@
+"""AggregatorActor: trackers, counts, alerts and the sinks of a share of the sources; survives its own death."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors import names
+from actors.lease import Lease
+from actors.metrics import RayMetrics
+from stream.aggregate import Aggregator, SourceTally
+from stream.checkpoint import Checkpoint
+from stream.clock import SystemClock
+from stream.config import PipelineConfig, SourceConfig
+from stream.deliver import Message, Receipt
+from stream.errors import AggregatorUnavailable
+from stream.metrics import Metrics
+from stream.redact import redact
+from stream.sinks import open_sinks
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+TICK_S = 0.5
+CALL_TIMEOUT_S = 60.0  # a sink may block while its spool is full
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorStatus:
+    """What an aggregator tells of itself."""
+
+    name: str
+    sink_fault: str
+    pending_events: int
+    attainment: dict[str, float]
+    tallies: dict[str, SourceTally]
+
+
+class AggregatorActor:
+    """See ``stream.aggregate``. Its state is in a checkpoint, so a restart takes up where that ends.
+
+    Args:
+        name: of this actor; also of its files in the state folder.
+        config: the whole config; sources are set by Control.
+        classes: class names by detector.
+    """
+
+    def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]]):
+        folder = config.service.state_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._name = name
+        self._digest = config.digest()
+        self._metrics = Metrics()
+        self._ray_metrics = RayMetrics(self._metrics, name)
+        self._sink = open_sinks(config.sinks, folder / "spool")
+        checkpoint = Checkpoint(folder / "checkpoint.json")
+        self._aggregator = Aggregator(config, classes, self._sink, SystemClock(), self._metrics, checkpoint)
+        self._lease = Lease(self._tick, self._close, TICK_S)
+
+    def set_sources(self, sources: Sequence[SourceConfig]) -> AggregatorStatus:
+        """Analyse exactly these sources, and say how things stand."""
+        self._lease.renew()
+        self._aggregator.set_sources(sources)
+        return AggregatorStatus(self._name, "", self._sink.pending(), self._aggregator.slo_attainment(), self._aggregator.tallies())
+
+    def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        """See ``stream.deliver.Receiver``."""
+        return self._aggregator.process(sender, number, message, expected)
+
+    def progress(self, sender: str) -> Receipt:
+        """See ``stream.deliver.Receiver``."""
+        return self._aggregator.progress(sender)
+
+    def config_digest(self) -> str:
+        """Digest of the config that this actor was made with."""
+        return self._digest
+
+    def metrics(self) -> bytes:
+        """OpenMetrics text of this process."""
+        return self._metrics.expose()
+
+    def stop(self) -> None:
+        """Flush, save, and stop all threads; the actor can be killed then."""
+        self._lease.close()
+        self._close()
+
+    def _tick(self) -> None:
+        self._aggregator.tick()
+        self._ray_metrics.publish()
+
+    def _close(self) -> None:
+        self._aggregator.close()
+        self._sink.close()
+
+
+class RemoteAggregator:
+    """An AggregatorActor as ``stream.deliver`` sees it."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._actor: ActorHandle[Any] | None = None
+
+    def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        """See ``stream.deliver.Receiver``."""
+        return self._call("process", sender, number, message, expected)
+
+    def progress(self, sender: str) -> Receipt:
+        """See ``stream.deliver.Receiver``."""
+        return self._call("progress", sender)
+
+    def _call(self, method: str, *args: object) -> Receipt:
+        try:
+            if self._actor is None:
+                self._actor = ray.get_actor(self._name, names.NAMESPACE)
+            receipt: Receipt = ray.get(getattr(self._actor, method).remote(*args), timeout=CALL_TIMEOUT_S)
+            return receipt
+        except (RayError, ValueError) as error:  # ValueError: no actor of that name yet
+            self._actor = None
+            raise AggregatorUnavailable(f"{self._name}: {redact(error).splitlines()[0]}") from error

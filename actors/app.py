@@ -1,0 +1,54 @@
+"""Builds the Serve application: what ``serve_config.yaml`` names as ``actors.app:build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+
+from actors import names
+from actors.control import Control
+from actors.detector import deployment
+from stream.config import PipelineConfig
+from stream.config_file import interpolate, load_config, parse_config
+from stream.detectors.registry import ModelDescription, describe_model
+
+
+class AppArgs(BaseModel):
+    """``args`` of the application: ``config`` is the path of a config file (``${NAME}`` is expanded where the builder
+    runs), or the config itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str | dict[str, Any]
+
+
+def build(args: AppArgs) -> serve.Application:
+    """The application for a config.
+
+    Raises:
+        ConfigError: the config is wrong.
+        ModelError: a model cannot be used.
+    """
+    if isinstance(args.config, str):
+        return build_config(load_config(interpolate(args.config, "args.config")))
+    return build_config(parse_config(args.config, "args.config", Path.cwd()))
+
+
+def describe_models(config: PipelineConfig) -> dict[str, ModelDescription]:
+    """What each detector's model takes and gives.
+
+    Raises:
+        ModelError: a model cannot be used.
+    """
+    return {name: describe_model(detector, name) for name, detector in config.detectors.items()}
+
+
+def build_config(config: PipelineConfig) -> serve.Application:
+    """The application for a config that was read before."""
+    models = describe_models(config)
+    detectors = [deployment(name, d, config.tracker.low_confidence) for name, d in config.detectors.items()]
+    control: serve.Deployment = Control  # type: ignore[assignment] # the decorators hide it
+    return control.options(name=names.CONTROL).bind(config, models, *detectors)

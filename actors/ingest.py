@@ -1,0 +1,72 @@
+"""IngestActor: a thread per source, one batcher per detector; survives a crash of FFmpeg by being restarted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actors import names
+from actors.aggregator import RemoteAggregator
+from actors.detector import ServeDetector
+from actors.lease import Lease
+from actors.metrics import RayMetrics
+from actors.placement import shard_of
+from stream.clock import SystemClock
+from stream.config import PipelineConfig, SourceConfig
+from stream.deliver import Delivery
+from stream.detectors.registry import ModelDescription
+from stream.ingest import Ingest
+from stream.metrics import Metrics
+from stream.worker import SourceStatus
+
+TICK_S = 2.0
+
+
+class IngestActor:
+    """See ``stream.ingest``. After a restart it reads nothing until Control sends its sources again.
+
+    Args:
+        name: of this actor.
+        config: the whole config; sources are set by Control.
+        models: by detector.
+    """
+
+    def __init__(self, name: str, config: PipelineConfig, models: dict[str, ModelDescription]):
+        self._metrics = Metrics()
+        self._digest = config.digest()
+        self._ray_metrics = RayMetrics(self._metrics, name)
+        self._shards: Mapping[str, int] = {}
+        self._aggregators = config.service.aggregators
+        receivers = [RemoteAggregator(names.aggregator(index)) for index in range(self._aggregators)]
+        self._ingest = Ingest(
+            config,
+            models,
+            {detector: ServeDetector(detector) for detector in config.detectors},
+            Delivery(receivers, self._shard),
+            SystemClock(),
+            self._metrics,
+        )
+        self._lease = Lease(self._ray_metrics.publish, self._ingest.close, TICK_S)
+
+    def _shard(self, source_id: str) -> int:
+        index = self._shards.get(source_id)
+        return shard_of(source_id, self._aggregators) if index is None else index
+
+    def set_sources(self, sources: Sequence[SourceConfig], shards: Mapping[str, int]) -> list[SourceStatus]:
+        """Read exactly these sources, and say how they are. ``shards``: aggregator index by source id."""
+        self._lease.renew()
+        self._shards = dict(shards)
+        self._ingest.set_sources(sources)
+        return self._ingest.status()
+
+    def config_digest(self) -> str:
+        """Digest of the config that this actor was made with."""
+        return self._digest
+
+    def metrics(self) -> bytes:
+        """OpenMetrics text of this process."""
+        return self._metrics.expose()
+
+    def stop(self) -> None:
+        """Let what was read pass through, commit, and stop all threads; the actor can be killed then."""
+        self._lease.close()
+        self._ingest.close()

@@ -1,0 +1,54 @@
+"""The key figures on Ray's own metrics, so that they show in the Ray dashboard."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Counter, Gauge
+
+from stream.metrics import Metrics
+
+PUBLISHED = {
+    "framewatch_frames": ("source", "outcome", "reason"),
+    "framewatch_slo_attainment_ratio": ("source",),
+    "framewatch_queue_depth": ("queue",),
+    "framewatch_source_up": ("source",),
+    "framewatch_sink_pending": (),
+    "framewatch_alerts_active": ("rule",),
+}
+"""Families of ``stream.metrics`` and their labels. Ray puts ``ray_`` before the names."""
+
+
+class RayMetrics:
+    """Copies the families in ``PUBLISHED`` from one process's metrics to Ray's. Called from one thread."""
+
+    def __init__(self, metrics: Metrics, actor: str):
+        self._metrics, self._actor = metrics, actor
+        self._gauges: dict[str, Gauge] = {}
+        self._counters: dict[str, Counter] = {}
+        self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def publish(self) -> None:
+        """Copy the present values."""
+        for family in self._metrics.registry.collect():
+            labels = PUBLISHED.get(family.name)
+            if labels is None:
+                continue
+            for sample in family.samples:
+                tags = {label: sample.labels.get(label, "") for label in labels} | {"actor": self._actor}
+                if family.type == "gauge":
+                    self._gauge(family.name, family.documentation, (*labels, "actor")).set(sample.value, tags)
+                elif family.type == "counter" and sample.name.endswith("_total"):
+                    key = (family.name, tuple(tags.values()))
+                    grown = sample.value - self._counted.get(key, 0.0)
+                    self._counted[key] = sample.value
+                    if grown > 0:
+                        self._counter(family.name, family.documentation, (*labels, "actor")).inc(grown, tags)
+
+    def _gauge(self, name: str, description: str, labels: tuple[str, ...]) -> Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, description, labels)
+        return self._gauges[name]
+
+    def _counter(self, name: str, description: str, labels: tuple[str, ...]) -> Counter:
+        if name not in self._counters:
+            self._counters[name] = Counter(name, description, labels)
+        return self._counters[name]

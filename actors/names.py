@@ -1,0 +1,20 @@
+"""Names under which the parts find each other in a Ray cluster."""
+
+NAMESPACE = "framewatch"
+APPLICATION = "framewatch"
+CONTROL = "Control"
+
+
+def detector(name: str) -> str:
+    """Serve deployment of a configured detector."""
+    return f"detector-{name}"
+
+
+def ingest(index: int) -> str:
+    """Named actor that reads sources."""
+    return f"ingest-{index}"
+
+
+def aggregator(index: int) -> str:
+    """Named actor that tracks, counts and emits."""
+    return f"aggregator-{index}"

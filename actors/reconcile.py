@@ -1,0 +1,156 @@
+"""Keeps the ingest and aggregator actors at what the config asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from actors import names
+from actors.aggregator import AggregatorActor, AggregatorStatus
+from actors.ingest import IngestActor
+from actors.placement import place, shards
+from stream.config import PipelineConfig
+from stream.detectors.registry import ModelDescription
+from stream.redact import redact
+from stream.worker import SourceStatus
+
+logger = logging.getLogger(__name__)
+
+RECONCILE_S = 1.0
+CALL_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+ASSUMED_FPS = 25.0  # load of a source of which every frame is analysed
+
+
+class Reconciler:
+    """Makes the named actors, renews their leases, and tells each one its sources, once a second and after any restart.
+
+    Lives on one event loop. The actors are detached, so a new Reconciler finds those of the one before at work.
+
+    Attributes:
+        placement: ingest actor by source id.
+        sources: status by source id.
+        aggregates: what each aggregator told last.
+        faults: why an actor does not answer, by actor.
+
+    Args:
+        config: the whole config.
+        models: by detector.
+    """
+
+    def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription]):
+        self._config, self._models = config, models
+        self.placement: dict[str, str] = {}
+        self.sources: dict[str, SourceStatus] = {}
+        self.aggregates: dict[str, AggregatorStatus] = {}
+        self.faults: dict[str, str] = {"control": "starting"}
+        self._actors: dict[str, ActorHandle[Any]] = {}
+        self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
+
+    @property
+    def alive(self) -> bool:
+        """False once the loop has ended."""
+        return not self._loop.done()
+
+    async def metrics(self) -> dict[str, bytes]:
+        """OpenMetrics text by actor, of those that answer."""
+        answers = await asyncio.gather(
+            *(_answer(actor.metrics.remote()) for actor in self._actors.values()), return_exceptions=True
+        )
+        return {name: text for name, text in zip(self._actors, answers, strict=True) if isinstance(text, bytes)}
+
+    async def stop(self) -> None:
+        """Stop all actors in order: sources first, so that what they read passes through; then kill them."""
+        self._loop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._loop
+        for name in sorted(self._actors, reverse=True):  # ingest-*, then aggregator-*
+            await _end(self._actors[name])
+
+    async def _keep_reconciling(self) -> None:
+        while True:
+            try:
+                await self._reconcile()
+            except Exception:
+                logger.exception("reconcile failed")
+            await asyncio.sleep(RECONCILE_S)
+
+    async def _reconcile(self) -> None:
+        service = self._config.service
+        sources = {source.id: source for source in self._config.sources}
+        shard = shards(self._config.alerts, sources, service.aggregators)
+        ingests = [names.ingest(i) for i in range(service.ingest_actors)]
+        loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
+        self.placement = place(loads, ingests, self.placement)
+        faults: dict[str, str] = {}
+        for index in range(service.aggregators):
+            name = names.aggregator(index)
+            mine = [source for source_id, source in sources.items() if shard[source_id] == index]
+            try:
+                self.aggregates[name] = await self._tell(name, mine)
+            except (RayError, TimeoutError) as error:
+                faults[name] = _reason(error)
+        for name in ingests:
+            mine = [sources[source_id] for source_id, actor in self.placement.items() if actor == name]
+            try:
+                for status in await self._tell(name, mine, shard):
+                    self.sources[status.source_id] = status
+            except (RayError, TimeoutError) as error:
+                faults[name] = _reason(error)
+        for name, reason in faults.items():
+            if name not in self.faults:
+                logger.warning("%s does not answer: %s", name, reason)
+        self.faults = faults
+
+    async def _tell(self, name: str, *what: object) -> Any:
+        """Give an actor its sources; returns how it is."""
+        actor = self._actors.get(name) or await self._make(name)
+        return await _answer(actor.set_sources.remote(*what))
+
+    async def _make(self, name: str) -> ActorHandle[Any]:
+        """The named actor: found, made, or made anew where it runs an older config."""
+        if name.startswith("ingest"):
+            kind, num_cpus = ray.remote(IngestActor), self._config.service.ingest_cpus
+            args: tuple[object, ...] = (name, self._config, self._models)
+        else:
+            kind, num_cpus = ray.remote(AggregatorActor), 0.1
+            args = (name, self._config, {detector: model.classes for detector, model in self._models.items()})
+        remote: Any = kind.options(
+            name=name,
+            namespace=names.NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_concurrency=4,
+            num_cpus=num_cpus,
+        )
+        actor: ActorHandle[Any] = remote.remote(*args)
+        if await _answer(actor.config_digest.remote(), START_TIMEOUT_S) != self._config.digest():
+            logger.info("%s runs an older config: replacing it", name)
+            await _end(actor)
+            await asyncio.sleep(RECONCILE_S)  # until its name is free
+            actor = remote.remote(*args)
+        self._actors[name] = actor
+        return actor
+
+
+async def _end(actor: ActorHandle[Any]) -> None:
+    with contextlib.suppress(RayError, TimeoutError):
+        await _answer(actor.stop.remote(), STOP_TIMEOUT_S)
+    ray.kill(actor)
+
+
+async def _answer(reference: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    return await asyncio.wait_for(asyncio.ensure_future(reference), timeout_s)
+
+
+def _reason(error: BaseException) -> str:
+    return redact(str(error).splitlines()[0] if str(error) else type(error).__name__)

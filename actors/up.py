@@ -1,0 +1,92 @@
+"""``framewatch up``: the Ray service from the command line, on a cluster of its own or on a running one."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from actors import names
+from actors.app import build_config
+from stream.config import PipelineConfig
+
+STOP_TIMEOUT_S = 90.0
+OVERHEAD_CPUS = 0.2  # Control and the first aggregator, see control.py
+
+
+def needed_cpus(config: PipelineConfig) -> int:
+    """Ray CPUs that all actors ask for together. A cluster of our own announces at least that many: on a small
+    machine the actors share its cores, and a request that cannot be placed would wait for ever."""
+    service = config.service
+    detectors = sum(detector.replicas.max * detector.replicas.cpus for detector in config.detectors.values())
+    return math.ceil(detectors + service.ingest_actors * service.ingest_cpus + 0.1 * service.aggregators + OVERHEAD_CPUS)
+
+
+def up(
+    config: PipelineConfig,
+    stop: threading.Event,
+    *,
+    address: str | None = None,
+    dashboard: bool = True,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run the service until ``stop`` is set, then stop all of it.
+
+    Args:
+        config: what to run.
+        stop: ends the service.
+        address: a running cluster to join; None looks at RAY_ADDRESS, else starts one that ends with this call.
+        dashboard: whether a cluster of our own gets Ray's dashboard.
+        on_ready: called once with the URL of the service.
+
+    Raises:
+        ModelError: a model cannot be used.
+        ConnectionError: the cluster cannot be reached.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    application = build_config(config)
+    address = address or os.environ.get("RAY_ADDRESS")
+    own = address is None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if own:
+        cpus = max(os.cpu_count() or 1, needed_cpus(config))
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            namespace=names.NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        service = config.service
+        serve.start(proxy_location="HeadOnly", http_options={"host": service.host, "port": service.port})
+        control = serve.run(application, name=names.APPLICATION, route_prefix="/")
+        if on_ready:
+            on_ready(f"http://{service.host}:{service.port}")
+        stop.wait()
+        _stop(control)
+    finally:
+        ray.shutdown()
+
+
+def _stop(control: DeploymentHandle[Any]) -> None:
+    try:
+        control.stop.remote().result(timeout_s=STOP_TIMEOUT_S)
+    except (RayError, RayServeException, TimeoutError) as error:
+        logging.getLogger(__name__).warning("stopping the actors failed: %s", type(error).__name__)
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    serve.delete(names.APPLICATION)
+    while time.monotonic() < deadline_s and names.APPLICATION in serve.status().applications:
+        time.sleep(0.1)

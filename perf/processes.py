@@ -1,0 +1,196 @@
+"""CPU time and memory of a tree of processes, read from /proc (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+PR_SET_CHILD_SUBREAPER = 36
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+MIB = 1024  # KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process. ``cpu_s``: user and system time, with that of its children that have ended and were waited for."""
+
+    pid: int
+    parent: int
+    name: str
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one process, in MiB. ``rss``: resident; ``pss``: the same with each shared page divided among its users, so
+    that a sum over processes counts nothing twice."""
+
+    rss: float
+    pss: float
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become children of this process (else of init), so that none leaves the tree."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+class ProcessTree:
+    """The descendants of this process, or with ``own`` also itself.
+
+    Args:
+        own: whether this process is counted.
+        ignored: pids that are left out, with all below them.
+    """
+
+    def __init__(self, *, own: bool = False, ignored: Collection[int] = ()):
+        self._own, self._ignored = own, frozenset(ignored)
+
+    def processes(self) -> dict[int, Process]:
+        """All of them by pid, ended ones that nobody has waited for included."""
+        children: dict[int, list[Process]] = {}
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and (process := _read(int(entry.name))) is not None:
+                children.setdefault(process.parent, []).append(process)
+        found: dict[int, Process] = {}
+        waiting = [os.getpid()]
+        while waiting:
+            for process in children.get(waiting.pop(), []):
+                if process.pid not in self._ignored:
+                    found[process.pid] = process
+                    waiting.append(process.pid)
+        return found
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far. The difference of two calls is exact to a clock tick a process, whatever ended between
+        them: a process that has ended is a zombie, or was waited for and is part of its parent's figure."""
+        times = os.times()
+        own_s = times.user + times.system if self._own else 0.0
+        return own_s + times.children_user + times.children_system + sum(p.cpu_s for p in self.processes().values())
+
+    def cpu_s_by_name(self) -> Counter[str]:
+        """CPU seconds so far of the processes that are there now, by name."""
+        by_name: Counter[str] = Counter()
+        for process in self.processes().values():
+            by_name[process.name] += process.cpu_s  # type: ignore[assignment] # a Counter may count in floats
+        return by_name
+
+    def memory(self) -> dict[int, Memory]:
+        """By pid, of all that can be read."""
+        pids = [*self.processes(), *([os.getpid()] if self._own else [])]
+        return {pid: memory for pid in pids if (memory := _memory(pid)) is not None}
+
+    def end(self, wait_s: float = 5.0) -> list[str]:
+        """Kill whatever is left, this process excepted, and wait until it is gone; returns the names of what was killed."""
+        killed: list[str] = []
+        deadline_s = time.monotonic() + wait_s
+        while (left := self.processes()) and time.monotonic() < deadline_s:
+            for process in left.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+            killed = killed or [process.name for process in left.values() if process.name != "zombie"]
+            time.sleep(0.05)
+        return killed
+
+
+class MemoryPeak:
+    """Greatest sum of PSS of a tree; ``update`` looks at it at most every ``interval_s``, because looking takes time."""
+
+    def __init__(self, tree: ProcessTree, interval_s: float = 2.0):
+        self._tree, self._interval_s = tree, interval_s
+        self._looked_s = -interval_s
+        self.mib = 0.0
+
+    def update(self) -> None:
+        """Look, if it is time."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= self._interval_s:
+            self._looked_s = now_s
+            self.mib = max(self.mib, sum(memory.pss for memory in self._tree.memory().values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """CPU time over a span of time: in all, and by name of the process."""
+
+    wall_s: float
+    cpu_s: float
+    by_name: Mapping[str, float]
+
+
+def measure(tree: ProcessTree, seconds: float, peak: MemoryPeak, check: Callable[[], None] = lambda: None) -> Measurement:
+    """Sleep for ``seconds`` and say what ``tree`` used meanwhile; ``check`` is called four times a second and may raise."""
+    began_s, cpu_s, by_name = time.monotonic(), tree.cpu_s(), tree.cpu_s_by_name()
+    for _ in ticks(began_s + seconds):
+        check()
+        peak.update()
+    used = {name: s - by_name[name] for name, s in tree.cpu_s_by_name().items()}
+    return Measurement(time.monotonic() - began_s, tree.cpu_s() - cpu_s, used)
+
+
+def ticks(until_s: float, interval_s: float = 0.25) -> Iterator[None]:
+    """Yields every ``interval_s`` until the monotonic time ``until_s``."""
+    while (left_s := until_s - time.monotonic()) > 0:
+        yield
+        time.sleep(min(interval_s, left_s))
+
+
+class Terminated(BaseException):
+    """SIGTERM came; raised in the main thread, so that everything is cleaned up as on Ctrl-C."""
+
+    @classmethod
+    def on_signal(cls) -> type[Self]:
+        """Raise it from now on."""
+
+        def handle(_number: int, _frame: object) -> None:
+            raise cls
+
+        signal.signal(signal.SIGTERM, handle)
+        return cls
+
+
+def _read(pid: int) -> Process | None:
+    """None for a process that is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    name, fields = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
+    ticks_used = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+    if fields[0] == "Z":
+        name = "zombie"
+    return Process(pid, int(fields[1]), _name(command, name), ticks_used * TICK_S)
+
+
+def _name(command: bytes, name: str) -> str:
+    """What people call the process: the title that Ray gives its workers, the module or script, or the program."""
+    words = [word for word in command.decode(errors="replace").split("\0") if word]
+    if not words:
+        return name
+    if words[0].startswith("ray::"):
+        return re.sub(r"^ray::(ServeReplica:)?(_wrapped_)?", "ray: ", words[0]).split("(")[0].removesuffix(".__init__")
+    script = next((Path(word).stem for word in words[1:] if word.endswith(".py")), None)
+    if "-m" in words[:-1]:
+        return words[words.index("-m") + 1]
+    return script or Path(words[0]).name
+
+
+def _memory(pid: int) -> Memory | None:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    sizes = {key: int(kib) / MIB for key, kib in re.findall(r"^(Rss|Pss): +(\d+) kB", text, re.MULTILINE)}
+    return Memory(sizes["Rss"], sizes["Pss"]) if sizes else None

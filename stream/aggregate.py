@@ -1,0 +1,422 @@
+"""Behind the detector: detections of all sources become tracks, counts, alerts and health events in the sinks.
+
+One :class:`Aggregator` serves any number of sources, in the one-process pipeline as well as inside a Ray actor. It
+keeps the commit order that ``checkpoint`` describes and answers every message with a ``Receipt`` (see ``deliver``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream.alert import AlertEngine
+from stream.boot import boot_id
+from stream.checkpoint import Checkpoint
+from stream.clock import Clock
+from stream.config import PipelineConfig, SourceConfig
+from stream.count import ZoneCounter
+from stream.deliver import Message, Receipt, SourceFinished, SourceState
+from stream.detections import Detections
+from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TrackedObject, TracksEvent, event_id, timestamp
+from stream.frame import DetectedBatch, FrameInfo
+from stream.metrics import Metrics
+from stream.observation import Observation
+from stream.sinks.base import Sink
+from stream.slo import SloTracker, stages_ms
+from stream.track import ByteTracker
+
+COMMIT_INTERVAL_S = 1.0
+ALERT_FLUSH_S = 2.0  # an alert waits this long for the events before it to be safe, then goes out all the same
+MAX_SENDERS = 256  # ingest processes remembered, restarts included
+IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """State after some frames, waiting until the events of those frames are safe."""
+
+    written: int
+    numbers: dict[str, int]
+    state: dict[str, Any]
+
+
+@dataclass(slots=True)
+class SourceTally:
+    """What was found so far in one source; for summaries."""
+
+    frames: int = 0
+    objects: int = 0
+    alerts: int = 0
+
+
+@dataclass(slots=True)
+class SourceAnalyser:
+    """Tracker and counter of one source, and how far it has come."""
+
+    config: SourceConfig
+    classes: tuple[str, ...]
+    confidence: float
+    tracker: ByteTracker
+    counter: ZoneCounter
+    fingerprint: str
+    session: str | None = None
+    frame_index: int = -1
+    t_s: float = 0.0
+    seen_s: float = 0.0
+    tally: SourceTally = field(default_factory=SourceTally)
+
+    @classmethod
+    def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
+        """A fresh analyser with the settings of ``source``."""
+        detector = config.detectors[config.detector_of(source)]
+        settings = (source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
+        return cls(
+            config=source,
+            classes=classes,
+            confidence=detector.confidence,
+            tracker=ByteTracker(config.tracker, detector.confidence),
+            counter=ZoneCounter(source.id, source.zones, source.lines, config.counting, classes),
+            fingerprint=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
+        )
+
+    def accepts(self, info: FrameInfo) -> bool:
+        """False for a frame that was analysed before (a replay after a crash)."""
+        return info.session != self.session or info.frame_index > self.frame_index
+
+    def update(self, info: FrameInfo, detections: Detections, now_s: float) -> tuple[Detections, Observation]:
+        """Analyse one frame: what is reported of it, and what it says about the zones."""
+        self.session, self.frame_index, self.seen_s = info.session, info.frame_index, now_s
+        self.t_s = max(self.t_s, info.captured_at)
+        tracked = self.tracker.update(detections, self.t_s)
+        return tracked, self.counter.update(self.t_s, info.width, info.height, tracked)
+
+    def objects(self, tracked: Detections, observation: Observation) -> list[TrackedObject]:
+        """What the tracks event shows: objects at or above the detector's confidence."""
+        rows = zip(
+            tracked.track_id.tolist(),
+            tracked.class_id.tolist(),
+            tracked.confidence.tolist(),
+            tracked.xyxy.tolist(),
+            observation.zones_of,
+            strict=True,
+        )
+        return [
+            TrackedObject.model_construct(
+                track_id=track_id,
+                class_=self.classes[class_id],
+                confidence=round(confidence, 4),
+                xyxy=tuple(round(v, 2) for v in xyxy),
+                zones=list(zones),
+            )
+            for track_id, class_id, confidence, xyxy, zones in rows
+            if confidence >= self.confidence
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "fingerprint": self.fingerprint,
+            "session": self.session,
+            "frame_index": self.frame_index,
+            "t_s": self.t_s,
+            "tracker": self.tracker.state(),
+            "counter": self.counter.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint, unless the source's settings have changed since."""
+        if state["fingerprint"] != self.fingerprint:
+            return
+        self.session, self.frame_index, self.t_s = state["session"], state["frame_index"], state["t_s"]
+        self.tracker.restore(state["tracker"])
+        self.counter.restore(state["counter"])
+
+
+class Aggregator:
+    """All sources' state behind the detector.
+
+    Thread-safe: every public method takes one lock. Frames of a source must be delivered in frame order; a frame that
+    was seen before is counted as a duplicate and otherwise ignored.
+
+    Args:
+        config: the whole config; its sources are analysed from the start.
+        classes: class names by detector.
+        sink: where events go; the caller closes it after ``close``.
+        clock: wall and monotonic time.
+        metrics: counters and histograms.
+        checkpoint: where state survives a restart; None keeps none.
+        on_tracks: sees every tracks event, on the thread that delivers its frame.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        classes: Mapping[str, tuple[str, ...]],
+        sink: Sink,
+        clock: Clock,
+        metrics: Metrics,
+        checkpoint: Checkpoint | None = None,
+        on_tracks: Callable[[TracksEvent], None] | None = None,
+    ):
+        self.incarnation = uuid.uuid4().hex
+        self._config, self._classes, self._sink = config, classes, sink
+        self._clock, self._metrics, self._checkpoint = clock, metrics, checkpoint
+        self._on_tracks = on_tracks
+        self.cpu_s = 0.0  # spent on batches so far
+        self._lock = threading.RLock()
+        self._alerts = AlertEngine(config.alerts)
+        self._slo = SloTracker(config.slo, clock)
+        self._sources: dict[str, SourceAnalyser] = {}
+        self._acknowledged: deque[tuple[str, float]] = deque()
+        self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
+        self._snapshot: _Snapshot | None = None
+        self._numbers: dict[str, int] = {}  # by sender: last message processed
+        self._safe: dict[str, int] = {}  # by sender: last message whose events and state are safe
+        self._committed_s = clock.monotonic()
+        self._saved = (checkpoint and checkpoint.load()) or {}
+        if self._saved:
+            self._alerts.restore(self._saved["alerts"])
+            self._slo.restore(self._saved["slo"])
+            self._numbers |= self._saved["numbers"]
+            self._safe |= self._numbers
+        self.set_sources(config.sources)
+        for alert in self._saved.get("pending_alerts", []):
+            self._write_alert(AlertEvent.model_validate(alert))
+
+    # -- sources
+
+    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
+        """Analyse exactly these sources from now on. State of those that stay as they are is kept."""
+        with self._lock:
+            wanted = {source.id: source for source in sources}
+            for source_id in self._sources.keys() - wanted.keys():
+                self._forget(source_id)
+            for source_id, source in wanted.items():
+                fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
+                known = self._sources.get(source_id)
+                if known is not None and known.fingerprint == fresh.fingerprint:
+                    known.config = source
+                    continue
+                if known is None and source_id in self._saved.get("sources", {}):
+                    fresh.restore(self._saved["sources"].pop(source_id))
+                self._sources[source_id] = fresh
+
+    def _forget(self, source_id: str) -> None:
+        self._write_all(self._sources.pop(source_id).counter.finish())
+        self._slo.remove(source_id)
+        self._metrics.remove_source(source_id)
+
+    # -- input
+
+    def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        """Process one message of a sender; see ``deliver`` for the protocol.
+
+        Raises:
+            SinkError: an event can never be written.
+        """
+        with self._lock:
+            if expected not in (None, self.incarnation):
+                return Receipt(self.incarnation, False, self._safe.get(sender, 0))
+            if number > self._numbers.get(sender, 0):
+                match message:
+                    case DetectedBatch():
+                        self._process_batch(message)
+                    case SourceState():
+                        self._source_state(message)
+                    case SourceFinished():
+                        self._finish(message.source_id)
+                    case DeadLetter():
+                        self._write(message)
+                self._numbers.pop(sender, None)  # the newest sender last, so that the eldest is forgotten first
+                self._numbers[sender] = number
+                if len(self._numbers) > MAX_SENDERS:
+                    self._numbers.pop(next(iter(self._numbers)))
+            self._commit()
+            return Receipt(self.incarnation, True, self._safe.get(sender, 0))
+
+    def progress(self, sender: str) -> Receipt:
+        """Commit what can be committed, and tell how far the sender's messages are safe."""
+        with self._lock:
+            self._commit()
+            return Receipt(self.incarnation, True, self._safe.get(sender, 0))
+
+    def _process_batch(self, batch: DetectedBatch) -> None:
+        cpu_s, shift_s = time.thread_time(), 0.0
+        if batch.boot_id != boot_id():  # another host's monotonic clock: bridge it by wall time
+            shift_s = self._clock.monotonic() - (batch.detected_s + self._clock.time() - batch.sent_at)
+        for info, detections in zip(batch.frames, batch.detections, strict=True):
+            self._process_frame(batch, info, detections, shift_s)
+        self.cpu_s += time.thread_time() - cpu_s
+
+    def _process_frame(self, batch: DetectedBatch, info: FrameInfo, detections: Detections, shift_s: float) -> None:
+        analyser = self._sources.get(info.source_id)
+        if analyser is None:
+            self._metrics.frames(info.source_id, "dropped", "removed")
+            return
+        if not analyser.accepts(info):
+            self._metrics.frames(info.source_id, "dropped", "duplicate")
+            return
+        tracked, observation = analyser.update(info, detections, self._clock.monotonic())
+        tracked_s = self._clock.monotonic()
+        stages = stages_ms(info, batch.detected_s, tracked_s - shift_s)
+        objects = analyser.objects(tracked, observation)
+        event = TracksEvent.model_construct(
+            schema_="framewatch.tracks/1",
+            event_id=event_id("tracks", info.source_id, info.session, info.frame_index),
+            source_id=info.source_id,
+            frame_index=info.frame_index,
+            pts_s=round(info.pts_s, 6),
+            captured_at=timestamp(info.captured_at),
+            width=info.width,
+            height=info.height,
+            model=batch.model,
+            objects=objects,
+            stages_ms=stages,
+        )
+        captured_s = info.captured_s + shift_s
+        self._write(event, analyser.config.live, captured_s)
+        if self._on_tracks:
+            self._on_tracks(event)
+        self._metrics.analysed(info.source_id, batch.detector, stages)
+        analyser.tally.frames += 1
+        analyser.tally.objects += len(objects)
+        self._write_all(analyser.counter.windows())
+        self._raise(self._alerts.observe(observation))
+
+    def _source_state(self, change: SourceState) -> None:
+        self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
+        self._metrics.source_up(change.source_id, change.online)
+        self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s))
+
+    def _finish(self, source_id: str) -> None:
+        analyser = self._sources.get(source_id)
+        if analyser is not None:
+            self._write_all(analyser.counter.finish())
+
+    def tick(self) -> None:
+        """To be called about twice a second: moves idle live sources on in time, judges the SLO, commits."""
+        with self._lock:
+            now_s = self._clock.monotonic()
+            for source_id, analyser in self._sources.items():
+                if not analyser.config.live:
+                    continue
+                idle_s = now_s - analyser.seen_s
+                if analyser.seen_s and idle_s > IDLE_S:
+                    self._raise(self._alerts.observe(analyser.counter.advance(analyser.t_s + idle_s)))
+                    self._write_all(analyser.counter.windows())
+                self._raise(self._alerts.advance(source_id, self._clock.time()))
+            self._judge_slo()
+            self._commit()
+            self._metrics.sink(self._sink.pending(), self._sink.dropped())
+
+    def _judge_slo(self) -> None:
+        while self._acknowledged:
+            source_id, latency_s = self._acknowledged.popleft()
+            self._metrics.end_to_end(source_id, latency_s)
+            analyser = self._sources.get(source_id)
+            if analyser is not None and (analyser.config.live or analyser.config.scheme == "kafka"):
+                self._slo.record(source_id, latency_s)
+        at_s = self._clock.time()
+        for change in self._slo.evaluate():
+            self._write_health(change.source_id, change.state, change.reason, at_s)
+        self._metrics.slo(self._slo)
+
+    # -- output
+
+    def _write_health(self, source_id: str, state: HealthState, reason: str, at_s: float) -> None:
+        identity = event_id("health", source_id, state, round(at_s * 1e6))
+        self._write(HealthEvent(event_id=identity, source_id=source_id, state=state, reason=reason, at=timestamp(at_s)))
+
+    def _write(self, event: Event, droppable: bool = False, captured_s: float | None = None) -> None:
+        acknowledged = None
+        if captured_s is not None:
+
+            def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
+                self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s))
+
+        self._sink.write(event, acknowledged, droppable=droppable)
+        self._metrics.event(event)
+
+    def _write_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._write(event)
+
+    def _raise(self, alerts: list[AlertEvent]) -> None:
+        """Alerts are in the checkpoint, together with the state that raised them, before they go out."""
+        if not alerts:
+            return
+        if self._checkpoint:
+            flushed = self._sink.flush(ALERT_FLUSH_S)
+            snapshot = self._take_snapshot(alerts)
+            self._save(snapshot) if flushed else self._checkpoint.save(snapshot.state)
+        for alert in alerts:
+            self._write_alert(alert)
+        self._metrics.alerts(Counter(alert.rule for alert in self._alerts.active()))
+
+    def _write_alert(self, alert: AlertEvent) -> None:
+        self._write(alert)
+        self._pending_alerts.append((self._sink.written, alert))
+        analyser = self._sources.get(alert.source_id)
+        if analyser is not None and alert.state == "raised":
+            analyser.tally.alerts += 1
+
+    # -- commit
+
+    def _commit(self) -> None:
+        """Save the waiting snapshot once its events are safe, and take the next one when it is time."""
+        snapshot = self._snapshot
+        if snapshot is not None and self._sink.safe >= snapshot.written:
+            self._save(snapshot)
+            self._snapshot = None
+        now_s = self._clock.monotonic()
+        if self._snapshot is None and now_s - self._committed_s >= COMMIT_INTERVAL_S:
+            self._snapshot = self._take_snapshot([])
+            self._committed_s = now_s
+
+    def _take_snapshot(self, alerts: list[AlertEvent]) -> _Snapshot:
+        state: dict[str, Any] = {}
+        if self._checkpoint:
+            while self._pending_alerts and self._pending_alerts[0][0] <= self._sink.safe:
+                self._pending_alerts.popleft()
+            pending = [alert for _, alert in self._pending_alerts] + alerts
+            state = {
+                "sources": {source_id: analyser.state() for source_id, analyser in self._sources.items()},
+                "alerts": self._alerts.state(),
+                "slo": self._slo.state(),
+                "numbers": dict(self._numbers),
+                "pending_alerts": [alert.model_dump(mode="json", by_alias=True) for alert in pending],
+            }
+        else:
+            self._pending_alerts.clear()
+        return _Snapshot(self._sink.written, dict(self._numbers), state)
+
+    def _save(self, snapshot: _Snapshot) -> None:
+        if self._checkpoint:
+            self._checkpoint.save(snapshot.state)
+        self._safe = snapshot.numbers
+
+    # -- looking in
+
+    def tallies(self) -> dict[str, SourceTally]:
+        """Frames, objects and alerts by source so far."""
+        with self._lock:
+            return {source_id: analyser.tally for source_id, analyser in self._sources.items()}
+
+    def slo_attainment(self) -> dict[str, float]:
+        """Share of frames within the SLO by source and for all (``*``), over the SLO's window."""
+        with self._lock:
+            return self._slo.attainments()
+
+    def close(self, timeout_s: float = 10) -> None:
+        """Flush the sink and save a last checkpoint. Open windows stay open in the checkpoint."""
+        with self._lock:
+            snapshot = self._take_snapshot([])
+            if self._sink.flush(timeout_s):
+                self._save(snapshot)
+            self._judge_slo()

@@ -1,0 +1,149 @@
+"""Decoder: packets in, numbered frames out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+
+from stream.errors import SourceUnreadable
+from stream.frame import Packet
+from stream.sources.base import Source
+
+MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
+DEFAULT_INTERVAL_S = Fraction(1, 25)  # FFmpeg's own assumption for streams that tell no rate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """A frame in the decoder's own picture format.
+
+    Attributes:
+        frame: the picture; its planes are only valid while this object lives.
+        frame_index, pts_s, captured_at, captured_s, width, height: as in ``FrameInfo``.
+        position: of the frame's packet.
+    """
+
+    frame: av.VideoFrame
+    frame_index: int
+    pts_s: float
+    captured_at: float
+    captured_s: float
+    width: int
+    height: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tag:
+    """What FFmpeg carries from a packet to its frame (AV_CODEC_FLAG_COPY_OPAQUE). A new one for each packet: it must
+    not refer to the packet, which refers to it."""
+
+    pts_s: float | None
+    interval_s: float
+    captured_at: float
+    captured_s: float
+    position: int
+
+
+class Decoder:
+    """Decodes the packets of one source on the calling thread; used from one thread.
+
+    Frames come in presentation order, later than their packets where the stream has B-frames. ``pts_s`` never falls. A
+    packet that cannot be decoded is counted in ``undecodable``, reported to the source, and skipped. The size may change
+    between frames. An empty packet, or ``flush``, gives out all frames that are held back; decoding can go on after
+    it with a key frame.
+
+    Attributes:
+        undecodable: packets that could not be decoded.
+    """
+
+    def __init__(self, source: Source):
+        self.undecodable = 0
+        self._source = source
+        self._context: av.VideoCodecContext | None = None
+        self._last_pts_s: float | None = None
+        self._last_tag: _Tag | None = None
+
+    def decode(self, packet: Packet) -> list[DecodedFrame]:
+        """The frames that are complete now; often none or one.
+
+        Raises:
+            SourceUnreadable: the codec cannot be opened.
+        """
+        data = packet.data
+        if not data.size:
+            return self.flush()
+        frames = self._follow_codec()
+        self._last_tag = data.opaque = _Tag(
+            None if data.pts is None else float(data.pts * data.time_base),
+            float(data.duration * data.time_base if data.duration else DEFAULT_INTERVAL_S),
+            packet.captured_at,
+            packet.arrived_s - packet.age_s,
+            packet.position,
+        )
+        assert self._context is not None
+        try:
+            decoded = self._context.decode(data)
+        except (av.FFmpegError, ValueError) as error:  # ValueError: parameters that changed to something impossible
+            self._count_undecodable(packet, error)
+            return frames
+        return frames + [self._number(frame) for frame in decoded]
+
+    def flush(self) -> list[DecodedFrame]:
+        """All frames that the codec holds back."""
+        if self._context is None or not self._context.is_open:
+            return []
+        try:
+            frames = [self._number(frame) for frame in self._context.decode(None)]
+        except (av.FFmpegError, ValueError):
+            self.undecodable += 1
+            frames = []
+        self._context.flush_buffers()
+        return frames
+
+    def _follow_codec(self) -> list[DecodedFrame]:
+        """Take the source's codec; returns what the one before still held."""
+        context = self._source.codec_context()
+        if context is self._context:
+            return []
+        frames = self.flush()
+        context.thread_count = 1  # frame threads cost 13 to 19 % more CPU; there is one decoder per source instead
+        context.copy_opaque = True
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
+        try:
+            context.open(strict=False)
+        except (av.FFmpegError, ValueError) as error:
+            raise SourceUnreadable(self._source.source_id, f"codec {context.name} cannot be opened: {error}") from error
+        self._context = context
+        return frames
+
+    def _count_undecodable(self, packet: Packet, error: Exception) -> None:
+        if not self.undecodable:
+            logger.warning(
+                "source %s: a packet cannot be decoded (%s); further ones are only counted", self._source.source_id, error
+            )
+        self.undecodable += 1
+        self._source.reject(packet, f"cannot be decoded: {error}")
+
+    def _number(self, frame: av.VideoFrame) -> DecodedFrame:
+        tag = frame.opaque if isinstance(frame.opaque, _Tag) else self._last_tag
+        assert tag is not None
+        pts_s = tag.pts_s
+        if pts_s is None:  # a bare elementary stream
+            pts_s = 0.0 if self._last_pts_s is None else self._last_pts_s + tag.interval_s
+        self._last_pts_s = pts_s = pts_s if self._last_pts_s is None else max(pts_s, self._last_pts_s)
+        return DecodedFrame(
+            frame=frame,
+            frame_index=self._source.number(tag.position),
+            pts_s=pts_s,
+            captured_at=tag.captured_at,
+            captured_s=tag.captured_s,
+            width=frame.width,
+            height=frame.height,
+            position=tag.position,
+        )

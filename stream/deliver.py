@@ -1,0 +1,189 @@
+"""From ingest to the aggregators: every message arrives, in order, and survives a crash of either side.
+
+Commit protocol, between one sender and one aggregator:
+
+1. The sender numbers its messages and keeps each one until it is told that the message is safe.
+2. The aggregator processes a message once: a number that it has seen is ignored. Its checkpoint holds the last number
+   of each sender together with the state after it.
+3. The aggregator answers with its incarnation and with the last number whose events are safe (see ``checkpoint``).
+4. A new incarnation means that state after the checkpoint is gone: the aggregator refuses what comes next, and the
+   sender sends again everything that was not safe, in order.
+5. Only when a frame's message is safe does its source commit an offset beyond it.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from stream.errors import Retryable
+from stream.events import DeadLetter
+from stream.frame import DetectedBatch
+
+MAX_UNSAFE = 2000  # messages of small arrays, 10 to 100 kB each at most; then the sender waits
+RETRY_S = 0.2
+FULL_WAIT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """A source came online or went offline; ``at_s`` in POSIX seconds."""
+
+    source_id: str
+    online: bool
+    reason: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFinished:
+    """A finite source was read to its end, and all its frames were sent before this."""
+
+    source_id: str
+
+
+Message = DetectedBatch | SourceState | SourceFinished | DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Answer to a message.
+
+    Attributes:
+        incarnation: changes when the aggregator was restarted.
+        accepted: False if the sender expected another incarnation; nothing was processed then.
+        safe: number of this sender's last message that is safe, with all before it.
+    """
+
+    incarnation: str
+    accepted: bool
+    safe: int
+
+
+class Receiver(Protocol):
+    """An aggregator as its senders see it; calls raise ``Retryable`` while it cannot be reached."""
+
+    def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        """Process one message, unless it was processed before or ``expected`` is another incarnation."""
+
+    def progress(self, sender: str) -> Receipt:
+        """Commit what can be committed, and tell how far the sender's messages are safe."""
+
+
+class Delivery:
+    """Sends messages to the aggregators that own their sources.
+
+    Thread-safe. A send waits while the aggregator is away or ``MAX_UNSAFE`` messages are not safe yet: the stages
+    before it then fall behind, each by its own policy.
+
+    Args:
+        receivers: one per aggregator.
+        shard: index of the aggregator of a source id.
+    """
+
+    def __init__(self, receivers: Sequence[Receiver], shard: Callable[[str], int]):
+        self._stopped = threading.Event()
+        self._lanes = [_Lane(receiver, self._stopped) for receiver in receivers]
+        self._shard = shard
+
+    def send(self, message: Message) -> None:
+        """Hand over one message; a batch is split by aggregator, keeping its order."""
+        if isinstance(message, DetectedBatch):
+            for index, part in self._split(message):
+                self._lanes[index].send(part)
+        else:
+            self._lanes[self._shard(message.source_id)].send(message)
+
+    def _split(self, batch: DetectedBatch) -> Iterator[tuple[int, DetectedBatch]]:
+        shards = [self._shard(info.source_id) for info in batch.frames]
+        if len(set(shards)) == 1:
+            yield shards[0], batch
+            return
+        for index in sorted(set(shards)):
+            rows = [row for row, shard in enumerate(shards) if shard == index]
+            frames, detections = tuple(batch.frames[r] for r in rows), tuple(batch.detections[r] for r in rows)
+            yield index, replace(batch, frames=frames, detections=detections)
+
+    def progress(self) -> dict[str, int]:
+        """Ask every aggregator how far it is; returns the newest safe frame index of each source, since the start."""
+        safe: dict[str, int] = {}
+        for lane in self._lanes:
+            safe |= lane.progress()
+        return safe
+
+    def unsafe(self) -> int:
+        """Messages that are not safe yet."""
+        return sum(len(lane) for lane in self._lanes)
+
+    def close(self) -> None:
+        """Give up waiting; what is not safe is sent again by the next process that reads the same input."""
+        self._stopped.set()
+
+
+class _Lane:
+    """The messages of one sender to one aggregator."""
+
+    def __init__(self, receiver: Receiver, stopped: threading.Event):
+        self._receiver, self._stopped = receiver, stopped
+        self._sender = uuid.uuid4().hex
+        self._number = 0
+        self._incarnation: str | None = None
+        self._unsafe: deque[tuple[int, Message]] = deque()
+        self._safe_frames: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._unsafe)
+
+    def send(self, message: Message) -> None:
+        with self._lock:
+            while len(self._unsafe) >= MAX_UNSAFE and not self._stopped.is_set():
+                self._ask_progress()
+                self._stopped.wait(FULL_WAIT_S)
+            self._number += 1
+            self._unsafe.append((self._number, message))
+            self._push([self._unsafe[-1]])
+
+    def progress(self) -> dict[str, int]:
+        with self._lock:
+            if self._unsafe:
+                self._ask_progress()
+            return dict(self._safe_frames)
+
+    def _ask_progress(self) -> None:
+        try:
+            receipt = self._receiver.progress(self._sender)
+        except Retryable:
+            return
+        if receipt.incarnation == self._incarnation:
+            self._settle(receipt.safe)
+        else:
+            self._push(list(self._unsafe))
+
+    def _push(self, messages: list[tuple[int, Message]]) -> None:
+        safe = 0
+        while messages and not self._stopped.is_set():
+            number, message = messages[0]
+            try:
+                receipt = self._receiver.process(self._sender, number, message, self._incarnation)
+            except Retryable:
+                self._stopped.wait(RETRY_S)
+                continue
+            self._incarnation = receipt.incarnation
+            if receipt.accepted:
+                safe = receipt.safe
+                del messages[0]
+            else:
+                messages = list(self._unsafe)
+        self._settle(safe)
+
+    def _settle(self, safe: int) -> None:
+        while self._unsafe and self._unsafe[0][0] <= safe:
+            _, message = self._unsafe.popleft()
+            if isinstance(message, DetectedBatch):
+                for info in message.frames:
+                    self._safe_frames[info.source_id] = info.frame_index

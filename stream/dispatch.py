@@ -1,0 +1,177 @@
+"""From the batcher through a detector to the aggregators: one dispatcher per detector."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream.batch import Batcher
+from stream.boot import boot_id
+from stream.clock import Clock
+from stream.deliver import Delivery
+from stream.detections import Detections
+from stream.detectors.base import Detector
+from stream.errors import DetectorError, Retryable
+from stream.frame import DetectedBatch, Frame, FrameBatch
+from stream.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+ATTEMPTS = 3  # of a batch on which the model fails; a detector that cannot be reached is tried until the frames are stale
+RETRY_S = 0.2
+
+
+class PendingDetections(Protocol):
+    """A batch on its way through a detector."""
+
+    def result(self) -> tuple[Detections, ...]:
+        """Wait for the objects of each frame.
+
+        Raises:
+            DetectorError: the model failed on this batch.
+            Retryable: the detector cannot be reached at present.
+        """
+
+
+class DetectorClient(Protocol):
+    """A detector, here or behind Ray Serve."""
+
+    def submit(self, batch: FrameBatch) -> PendingDetections:
+        """Start a batch; returns at once."""
+
+
+class LocalDetector:
+    """A detector in this process, driven by one thread; the model's own threads do the work."""
+
+    def __init__(self, detector: Detector):
+        self._detector = detector
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="detect")
+
+    def submit(self, batch: FrameBatch) -> Future[tuple[Detections, ...]]:
+        return self._executor.submit(self._detector.detect, batch)
+
+    def close(self) -> None:
+        """Stop the thread and close the model."""
+        self._executor.shutdown()
+        self._detector.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    batch: FrameBatch
+    frames: tuple[Frame, ...]
+    pending: PendingDetections
+
+
+class Dispatcher:
+    """Two threads: one submits batches, the other awaits them in order and delivers the results.
+
+    So ``in_flight`` batches overlap with detection and delivery while the results of each source stay in frame order.
+
+    Args:
+        batcher: where batches come from.
+        client: the detector.
+        model: identity of the model, for the events.
+        delivery: where results go.
+        clock: monotonic and wall time.
+        metrics: counters.
+        in_flight: how many batches may be under way.
+        lossless: tells whether a source's frames must not be dropped.
+        on_done: called once for every frame that left; False where it was given up.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        client: DetectorClient,
+        model: str,
+        delivery: Delivery,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        lossless: Callable[[str], bool],
+        on_done: Callable[[Frame, bool], None],
+        in_flight: int = 2,
+    ):
+        self._batcher, self._client, self._model = batcher, client, model
+        self._delivery, self._clock, self._metrics = delivery, clock, metrics
+        self._lossless, self._on_done = lossless, on_done
+        self._stopping = threading.Event()
+        self._queue: queue.Queue[_InFlight | None] = queue.Queue(maxsize=in_flight)
+        self._threads = [
+            threading.Thread(target=self._submit, name=f"submit-{batcher.detector}", daemon=True),
+            threading.Thread(target=self._collect, name=f"collect-{batcher.detector}", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def _submit(self) -> None:
+        while not self._stopping.is_set():
+            batch = self._batcher.next_batch(POLL_S)
+            if batch is not None:
+                self._metrics.batch(self._batcher.detector, len(batch[0]))
+                self._queue.put(_InFlight(*batch, self._client.submit(batch[0])))
+        self._queue.put(None)
+
+    def _collect(self) -> None:
+        while (item := self._queue.get()) is not None:
+            detections = self._await(item)
+            if detections is None:
+                for frame in item.frames:
+                    self._metrics.frames(frame.info.source_id, "dropped", "detector_error")
+                    self._on_done(frame, False)
+                continue
+            detected_s = self._clock.monotonic()
+            self._batcher.observe_detector_s(detected_s - item.batch.frames[0].batched_s, len(item.batch))
+            self._delivery.send(
+                DetectedBatch(
+                    detector=item.batch.detector,
+                    model=self._model,
+                    frames=item.batch.frames,
+                    detections=detections,
+                    detected_s=detected_s,
+                    boot_id=boot_id(),
+                    sent_at=self._clock.time(),
+                )
+            )
+            for frame in item.frames:
+                self._on_done(frame, True)
+
+    def _await(self, item: _InFlight) -> tuple[Detections, ...] | None:
+        """The batch's detections, however often it takes; None when it had to be given up."""
+        pending, failures = item.pending, 0
+        while True:
+            try:
+                return pending.result()
+            except Retryable as error:
+                if self._stopping.is_set() or not self._worth_waiting(item.batch):
+                    logger.warning("detector %s: a batch is given up: %s", self._batcher.detector, error)
+                    return None
+            except DetectorError as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    logger.error("detector %s: a batch of %d failed: %s", self._batcher.detector, len(item.batch), error)
+                    return None
+            self._stopping.wait(RETRY_S)
+            pending = self._client.submit(item.batch)
+
+    def _worth_waiting(self, batch: FrameBatch) -> bool:
+        """True while a frame of the batch must not be lost, or may still be in time."""
+        now_s = self._clock.monotonic()
+        return any(self._lossless(i.source_id) or not self._batcher.is_stale(i, now_s) for i in batch.frames)
+
+    def close(self) -> None:
+        """Finish what is in flight, then stop both threads."""
+        self._stopping.set()
+        self._batcher.close()
+        for thread in self._threads:
+            thread.join()

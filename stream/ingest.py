@@ -1,0 +1,161 @@
+"""Before and around the detector: workers, one batcher and one dispatcher per detector, and the delivery of results.
+
+One :class:`Ingest` serves any number of sources, in the one-process pipeline as well as inside a Ray actor.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from stream.batch import Batcher
+from stream.buffer import Policy
+from stream.clock import Clock
+from stream.config import PipelineConfig, SourceConfig
+from stream.deliver import Delivery
+from stream.detectors.registry import ModelDescription
+from stream.dispatch import DetectorClient, Dispatcher
+from stream.frame import Frame
+from stream.metrics import Metrics
+from stream.worker import SourceStatus, SourceWorker
+
+PROGRESS_INTERVAL_S = 0.25
+BUFFERED_FRAMES = 8  # per source, before the batcher: 8 x 352 x 352 x 3 bytes are 3 MB
+
+
+class Ingest:
+    """Reads sources and keeps detectors and aggregators fed.
+
+    Args:
+        config: detectors, SLO and connections; its sources are not started (see ``set_sources``).
+        models: by detector.
+        clients: by detector.
+        delivery: where results go; closed by ``close``.
+        clock: wall and monotonic time.
+        metrics: counters.
+        on_frame: called with every frame whose detections were delivered, on the dispatcher's thread; frames then
+            carry their full-size picture.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        models: Mapping[str, ModelDescription],
+        clients: Mapping[str, DetectorClient],
+        delivery: Delivery,
+        clock: Clock,
+        metrics: Metrics,
+        on_frame: Callable[[Frame], None] | None = None,
+    ):
+        self._config, self._models, self._delivery = config, models, delivery
+        self._clock, self._metrics, self._on_frame = clock, metrics, on_frame
+        self._workers: dict[str, SourceWorker] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._batchers = {
+            name: Batcher(name, detector.batch_size, config.slo.latency_ms / 1e3, clock, self._dropped)
+            for name, detector in config.detectors.items()
+        }
+        self._dispatchers = [
+            Dispatcher(
+                self._batchers[name],
+                client,
+                models[name].model_id,
+                delivery,
+                clock,
+                metrics,
+                lossless=self._lossless,
+                on_done=self._done,
+            )
+            for name, client in clients.items()
+        ]
+        for dispatcher in self._dispatchers:
+            dispatcher.start()
+        self._progress_thread = threading.Thread(target=self._follow_progress, name="progress", daemon=True)
+        self._progress_thread.start()
+
+    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
+        """Read exactly these sources from now on; those whose settings are unchanged are not touched."""
+        with self._lock:
+            wanted = {source.id: source for source in sources}
+            gone = [w for i, w in self._workers.items() if wanted.get(i) != w.config]
+            for worker in gone:
+                worker.stop()
+            for worker in gone:
+                self._retire(worker)
+            for source_id in wanted.keys() - self._workers.keys():
+                self._workers[source_id] = self._start(wanted[source_id])
+
+    def _start(self, source: SourceConfig) -> SourceWorker:
+        detector = self._config.detector_of(source)
+        batcher = self._batchers[detector]
+        policy = Policy.DROP_OLDEST if source.live else Policy.BLOCK
+        batcher.add_source(source.id, BUFFERED_FRAMES, policy, live=source.live)
+        worker = SourceWorker(
+            source,
+            self._config.kafka_input(source) if source.scheme == "kafka" else None,
+            self._models[detector].input,
+            batcher,
+            self._delivery,
+            self._clock,
+            self._metrics,
+            pictures=self._on_frame is not None,
+        )
+        worker.start()
+        return worker
+
+    def _retire(self, worker: SourceWorker) -> None:
+        worker.join()
+        self._batchers[self._config.detector_of(worker.config)].remove_source(worker.config.id)
+        self._workers.pop(worker.config.id, None)
+        self._metrics.remove_source(worker.config.id)
+
+    # -- called by dispatchers and batchers
+
+    def _lossless(self, source_id: str) -> bool:
+        worker = self._workers.get(source_id)
+        return worker is not None and not worker.config.live
+
+    def _done(self, frame: Frame, analysed: bool) -> None:
+        if analysed and self._on_frame is not None:
+            self._on_frame(frame)
+        worker = self._workers.get(frame.info.source_id)
+        if worker is not None:
+            worker.frame_done()
+
+    def _dropped(self, frame: Frame, reason: str) -> None:
+        self._metrics.frames(frame.info.source_id, "dropped", reason)
+        self._done(frame, False)
+
+    def _follow_progress(self) -> None:
+        while not self._closed.wait(PROGRESS_INTERVAL_S):
+            for source_id, frame_index in self._delivery.progress().items():
+                worker = self._workers.get(source_id)
+                if worker is not None:
+                    worker.safe(frame_index)
+            for name, batcher in self._batchers.items():
+                self._metrics.queue_depth(name, batcher.pending())
+
+    # -- looking in
+
+    def status(self) -> list[SourceStatus]:
+        """Of every source."""
+        return [worker.status for worker in list(self._workers.values())]
+
+    def finished(self) -> bool:
+        """True when every source has ended by itself."""
+        return all(worker.done for worker in list(self._workers.values()))
+
+    def close(self) -> None:
+        """Stop reading, let what was read pass through, commit, and stop all threads."""
+        with self._lock:
+            workers = list(self._workers.values())
+            for worker in workers:
+                worker.stop()
+            for worker in workers:
+                worker.join()
+        for dispatcher in self._dispatchers:
+            dispatcher.close()
+        self._closed.set()
+        self._progress_thread.join()
+        self._delivery.close()

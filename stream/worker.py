@@ -1,0 +1,254 @@
+"""One thread per source: read, decode, sample, scale, hand to the batcher; reconnect when a live source is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from stream.batch import Batcher
+from stream.clock import Clock
+from stream.config import KafkaInput, SourceConfig
+from stream.decode import DecodedFrame, Decoder
+from stream.deliver import Delivery, SourceFinished, SourceState
+from stream.detectors.base import InputSpec
+from stream.errors import SourceError, SourceUnavailable
+from stream.events import DeadLetter
+from stream.frame import Frame, FrameInfo, Packet
+from stream.metrics import Metrics
+from stream.retry import Backoff
+from stream.sample import FrameSampler
+from stream.scale import Scaler, to_picture
+from stream.sources import open_source
+from stream.sources.base import Source
+
+logger = logging.getLogger(__name__)
+
+State = Literal["connecting", "online", "offline", "finished", "failed"]
+DRAIN_POLL_S = 0.02
+DRAIN_S = 30.0  # longest wait, when stopping, for the frames of a lossless source to be safe
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """Where a source stands. ``reason`` is free of secrets; ``pts_s`` is the media time reached."""
+
+    source_id: str
+    state: State
+    reason: str = ""
+    frames: int = 0
+    pts_s: float = 0.0
+    reconnects: int = 0
+    decode_cpu_s: float = 0.0
+    scale_cpu_s: float = 0.0
+
+
+class SourceWorker:
+    """Feeds one source into a batcher.
+
+    A live source that is lost is opened again, with exponential back-off, until ``stop``. Each outage makes one
+    ``offline`` and one ``online`` message. A finite one ends with ``SourceFinished``, once all its frames were sent.
+
+    Args:
+        config: the source.
+        kafka: where the brokers are, for ``kafka://``.
+        spec: what the source's detector wants pictures to look like.
+        batcher: of the source's detector.
+        delivery: for health and dead letters.
+        clock: wall and monotonic time.
+        metrics: counters.
+        pictures: keep each analysed frame at full size as well.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        kafka: KafkaInput | None,
+        spec: InputSpec,
+        batcher: Batcher,
+        delivery: Delivery,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        pictures: bool = False,
+    ):
+        self.config = config
+        self._kafka, self._batcher, self._delivery = kafka, batcher, delivery
+        self._clock, self._metrics, self._pictures = clock, metrics, pictures
+        self._scaler = Scaler(spec)
+        self._sampler = FrameSampler(config.fps)
+        self._stopping = threading.Event()
+        self._source: Source | None = None
+        self._status = SourceStatus(config.id, "connecting")
+        self._announced: bool | None = None
+        self._sent = 0  # frames given to the batcher that have not left it or the detector yet
+        self._sent_lock = threading.Lock()
+        self._last_sent = -1
+        self._safe = -1
+        self._thread = threading.Thread(target=self._run, name=f"source-{config.id}", daemon=True)
+
+    # -- called from other threads
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def status(self) -> SourceStatus:
+        """A consistent copy."""
+        return self._status
+
+    @property
+    def done(self) -> bool:
+        """True when the thread has ended."""
+        return not self._thread.is_alive()
+
+    def frame_done(self) -> None:
+        """One frame has left: delivered, or dropped behind the batcher's entrance."""
+        with self._sent_lock:
+            self._sent -= 1
+
+    def safe(self, frame_index: int) -> None:
+        """All frames up to this one are safe; the thread commits them at its source."""
+        self._safe = max(self._safe, frame_index)
+
+    def stop(self) -> None:
+        """Ask the thread to end; ``join`` waits for it."""
+        self._stopping.set()
+        source = self._source
+        if source is not None:
+            source.close()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
+        while not self._stopping.is_set():
+            frames = self._status.frames
+            try:
+                self._read()
+            except SourceUnavailable as error:
+                self._went_offline(error.reason)
+            except SourceError as error:
+                self._end("failed", error.reason)
+                return
+            else:
+                if not self._stopping.is_set():
+                    self._end("finished", "end of input")
+                return
+            if self._status.frames > frames:
+                backoff.reset()
+            self._stopping.wait(backoff.next_delay_s())
+            self._status = replace(self._status, reconnects=self._status.reconnects + 1)
+            self._metrics.reconnect(self.config.id)
+
+    def _read(self) -> None:
+        """Open the source and read it to its end."""
+        with open_source(self.config, self._kafka, self._clock) as source:
+            self._source = source
+            self._sampler.reset()
+            decoder = Decoder(source)
+            committed = self._safe
+            try:
+                for packet in source.packets():
+                    if self._stopping.is_set():
+                        break
+                    if isinstance(packet, DeadLetter):
+                        self._delivery.send(packet)
+                    elif packet is not None:
+                        self._decode(decoder, source, packet)
+                    if self._safe > committed:
+                        committed = self._safe
+                        source.commit(committed)
+            finally:
+                if not self._stopping.is_set():
+                    self._take(source, decoder.flush())
+                if not self.config.live:
+                    self._drain()
+                    if self._safe > committed:
+                        source.commit(self._safe)
+                self._source = None
+
+    def _decode(self, decoder: Decoder, source: Source, packet: Packet) -> None:
+        cpu_s = time.thread_time()
+        undecodable = decoder.undecodable
+        frames = decoder.decode(packet)
+        if decoder.undecodable > undecodable:
+            self._metrics.frames(self.config.id, "dropped", "undecodable", decoder.undecodable - undecodable)
+        self._status = replace(self._status, decode_cpu_s=self._status.decode_cpu_s + time.thread_time() - cpu_s)
+        self._take(source, frames)
+
+    def _take(self, source: Source, frames: list[DecodedFrame]) -> None:
+        for decoded in frames:
+            decoded_s = self._clock.monotonic()
+            self._came_online()
+            status = replace(self._status, frames=self._status.frames + 1, pts_s=decoded.pts_s)
+            if self._sampler.keep(decoded.pts_s):
+                cpu_s = time.thread_time()
+                image = self._scaler.scale(decoded.frame)
+                picture = to_picture(decoded.frame) if self._pictures else None
+                status = replace(status, scale_cpu_s=status.scale_cpu_s + time.thread_time() - cpu_s)
+                self._put(Frame(self._info(source, decoded, decoded_s), image, picture))
+            else:
+                self._metrics.frames(self.config.id, "dropped", "sampled")
+            self._status = status
+
+    def _info(self, source: Source, decoded: DecodedFrame, decoded_s: float) -> FrameInfo:
+        return FrameInfo(
+            source_id=self.config.id,
+            session=source.session,
+            frame_index=decoded.frame_index,
+            pts_s=decoded.pts_s,
+            captured_at=decoded.captured_at,
+            width=decoded.width,
+            height=decoded.height,
+            captured_s=decoded.captured_s,
+            decoded_s=decoded_s,
+        )
+
+    def _put(self, frame: Frame) -> None:
+        with self._sent_lock:
+            self._sent += 1
+        self._last_sent = frame.info.frame_index
+        if not self._batcher.put(frame):
+            self.frame_done()
+
+    def _drain(self) -> None:
+        """Wait until every frame has left, and, when stopping, until it is safe too."""
+        deadline_s = self._clock.monotonic() + DRAIN_S
+        while self._sent > 0 and not (self._stopping.is_set() and self._clock.monotonic() > deadline_s):
+            self._clock.sleep(DRAIN_POLL_S)
+        while self.config.scheme == "kafka" and self._safe < self._last_sent and self._clock.monotonic() < deadline_s:
+            self._clock.sleep(DRAIN_POLL_S)
+
+    # -- health
+
+    def _came_online(self) -> None:
+        if self._status.state != "online":
+            self._status = replace(self._status, state="online", reason="")
+        if self._announced is not True and (self.config.live or self.config.scheme == "kafka"):
+            self._announce(True, "frames arrive")
+
+    def _went_offline(self, reason: str) -> None:
+        self._status = replace(self._status, state="offline", reason=reason)
+        if self._announced is not False:
+            self._announce(False, reason)
+
+    def _announce(self, online: bool, reason: str) -> None:
+        self._announced = online
+        logger.info("source %s: %s: %s", self.config.id, "online" if online else "offline", reason)
+        self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time()))
+
+    def _end(self, state: State, reason: str) -> None:
+        while self._sent > 0 and not self._stopping.is_set():
+            self._clock.sleep(DRAIN_POLL_S)
+        if state == "failed" or self.config.live:
+            self._went_offline(reason)
+        self._delivery.send(SourceFinished(self.config.id))
+        self._status = replace(self._status, state=state, reason=reason)
