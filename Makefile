@@ -25,7 +25,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	  echo "$(PYTHON) cannot make virtual environments: it lacks ensurepip. On Debian and Ubuntu:" \
 	    "apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --quiet --editable .
+	$(PIP) --quiet --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -245,7 +245,7 @@ class CrowdRule(Rule):
     zone: str | None = None
     zones: list[str] = []
     above: int = Field(ge=0)
-    clear_below: int | None = Field(None, ge=0)
+    clear_below: int | None = Field(None, ge=1)
 
     @property
     def zone_paths(self) -> list[str]:

@@ -172,13 +172,13 @@ def _probe_tls(plain: socket.socket, host: str, connection: KafkaConnection) -> 
     """What is wrong with TLS towards a broker that accepts connections; empty when nothing is."""
     plain.settimeout(PROBE_TIMEOUT_S)
     if not connection.security_protocol.endswith("SSL"):
-        try:  # a broker that wants TLS answers nonsense with an alert (record type 21); one that does not closes or waits
-            plain.sendall(b"\x16\x03\x01\x00\x01\x00")
-            if plain.recv(1) == b"\x15":
+        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only to see whether it speaks TLS; nothing is sent over it
+        anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+        try:
+            with anyone.wrap_socket(plain):
                 return f"the broker speaks TLS, but security_protocol is {connection.security_protocol}"
         except OSError:
-            pass
-        return ""
+            return ""
     try:
         context = ssl.create_default_context(cafile=connection.ssl_cafile)
         context.check_hostname = connection.ssl_check_hostname

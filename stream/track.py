@@ -36,12 +36,12 @@ IndexArray = npt.NDArray[np.intp]
 TENTATIVE_S = 1.0
 """A track that was seen once only ends when it is unseen for longer than this."""
 
-# Standard deviations in units of the object's longer side (for a person its height), in the order cx, cy, w, h.
+# Standard deviations (or their squares) in units of the object's longer side (for a person its height), in the order cx, cy, w, h.
 # A person walks about 0.8 and runs about 2 of its heights a second. The size has no velocity: it drifts.
 MEASURED = np.array([0.05, 0.05, 0.05, 0.05])  # of a detection; the paper's 1/20
 VELOCITY = np.array([1.0, 1.0, 0.0, 0.0])  # of a new track's velocity, per second
-ACCELERATION = np.array([0.4, 0.4, 0.0, 0.0])  # of the velocity's change over a second
-DRIFT = np.array([0.05, 0.05, 0.15, 0.15])  # of the position's own change over a second
+ACCELERATION2 = np.array([0.4, 0.4, 0.0, 0.0]) ** 2  # of the velocity's change over a second
+DRIFT2 = np.array([0.05, 0.05, 0.15, 0.15]) ** 2  # of the position's own change over a second
 
 POSITION, _, P_POSITION, _, P_VELOCITY = range(5)  # first axis of the filter
 GATE = 5.99  # squared Mahalanobis distance of two coordinates, chi-square at 95 %
@@ -96,7 +96,8 @@ class ByteTracker:
         fresh = self._fresh.copy()  # seen in the previous frame
         high, tracks = self._match(track_of, high, tracks, detections, measured, self._config.match_iou)
         high, tracks = self._match(track_of, high, tracks, detections, measured, None)
-        self._match(track_of, faint, tracks[fresh[tracks]], detections, measured, self._config.second_match_iou)
+        known = tracks[fresh[tracks] & (self._hits[tracks] > 1)]  # one confident box may be a slip: faint ones must not keep it
+        self._match(track_of, faint, known, detections, measured, self._config.second_match_iou)
 
         rows = np.flatnonzero(track_of >= 0)
         self._fresh[:] = False
@@ -154,9 +155,9 @@ class ByteTracker:
             return
         position, velocity, p_position, p_cross, p_velocity = self._filter
         side2 = np.maximum(position[:, 2], position[:, 3])[:, None] ** 2
-        acceleration = ACCELERATION**2 * side2
+        acceleration = ACCELERATION2 * side2
         position += velocity * dt_s
-        p_position += dt_s * (2 * p_cross + dt_s * p_velocity + DRIFT**2 * side2 + acceleration * (dt_s * dt_s / 3))
+        p_position += dt_s * (2 * p_cross + dt_s * p_velocity + DRIFT2 * side2 + acceleration * (dt_s * dt_s / 3))
         p_cross += dt_s * (p_velocity + acceleration * (dt_s / 2))
         p_velocity += acceleration * dt_s
 

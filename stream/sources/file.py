@@ -208,8 +208,10 @@ class FileSource:
             return "it holds no video data"
         if len(self._container.streams) > 1 or "mov" in self._container.format.name:
             return ""  # the duration may be that of a longer sound track; the index of MP4 says more than its duration
-        announced_s, read_s = self.duration_s, self._seen_s - self._pass_began_s
-        if announced_s is not None and announced_s - read_s > max(1.0, 0.05 * announced_s):
+        announced_s, read_s = self.duration_s or 0.0, self._seen_s - self._pass_began_s
+        if "avi" in self._container.format.name and self.rate_fps:  # FFmpeg scales the duration of a cut AVI by its size
+            announced_s = max(announced_s, self.stream.frames / self.rate_fps)
+        if announced_s - read_s > max(1.0, 0.05 * announced_s):
             return f"truncated: {announced_s:.1f} s are announced, {read_s:.1f} s were read"
         return ""
 

@@ -72,7 +72,9 @@ def test_a_faint_detection_carries_a_track_but_starts_none() -> None:
     t = tracker()
     assert len(t.update(people(box(0), confidence=[0.3]), T0)) == 0
     t.update(people(box(0)), T0 + 0.1)
-    out = t.update(people(box(2), box(500), confidence=[0.3, 0.3]), T0 + 0.2)
+    assert len(t.update(people(box(1), confidence=[0.3]), T0 + 0.2)) == 0  # seen once only: not to be kept by faint boxes
+    t.update(people(box(1)), T0 + 0.3)
+    out = t.update(people(box(2), box(500), confidence=[0.3, 0.3]), T0 + 0.4)
     assert out.track_id.tolist() == [1]
     assert out.confidence.tolist() == pytest.approx([0.3])
 
