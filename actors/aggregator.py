@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 
 TICK_S = 0.5
 CALL_TIMEOUT_S = 60.0  # a sink may block while its spool is full
+BACKLOG_S = 10.0  # events that wait in the sinks and have not become fewer for this long are a fault
 
 
 @dataclass(frozen=True, slots=True)
 class AggregatorStatus:
-    """What an aggregator tells of itself."""
+    """What an aggregator tells of itself; ``sink_fault`` is empty while events reach their destination."""
 
     name: str
     sink_fault: str
@@ -42,6 +45,8 @@ class AggregatorStatus:
 
 class AggregatorActor:
     """See ``stream.aggregate``. Its state is in a checkpoint, so a restart takes up where that ends.
+
+    It processes nothing before Control has told it its sources, which may be others than those it was made with.
 
     Args:
         name: of this actor; also of its files in the state folder.
@@ -59,16 +64,30 @@ class AggregatorActor:
         self._sink = open_sinks(config.sinks, folder / "spool")
         checkpoint = Checkpoint(folder / "checkpoint.json")
         self._aggregator = Aggregator(config, classes, self._sink, SystemClock(), self._metrics, checkpoint)
+        self._told = threading.Event()
+        self._pending, self._fewer_s = 0, time.monotonic()
         self._lease = Lease(self._tick, self._close, TICK_S)
 
     def set_sources(self, sources: Sequence[SourceConfig]) -> AggregatorStatus:
         """Analyse exactly these sources, and say how things stand."""
         self._lease.renew()
         self._aggregator.set_sources(sources)
-        return AggregatorStatus(self._name, "", self._sink.pending(), self._aggregator.slo_attainment(), self._aggregator.tallies())
+        self._told.set()
+        aggregator = self._aggregator
+        return AggregatorStatus(
+            self._name, self._sink_fault(), self._sink.pending(), aggregator.slo_attainment(), aggregator.tallies()
+        )
+
+    def _sink_fault(self) -> str:
+        if self._aggregator.sink_fault:
+            return self._aggregator.sink_fault
+        waiting_s = time.monotonic() - self._fewer_s
+        return f"{self._pending} events wait for their sinks since {waiting_s:.0f} s" if waiting_s > BACKLOG_S else ""
 
     def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
         """See ``stream.deliver.Receiver``."""
+        if not self._told.is_set():
+            raise AggregatorUnavailable(f"{self._name}: it has not been told its sources yet")
         return self._aggregator.process(sender, number, message, expected)
 
     def progress(self, sender: str) -> Receipt:
@@ -89,11 +108,16 @@ class AggregatorActor:
         self._close()
 
     def _tick(self) -> None:
-        self._aggregator.tick()
+        if self._told.is_set():
+            self._aggregator.tick()
+        before, self._pending = self._pending, self._sink.pending()
+        if self._pending < before or not self._pending:
+            self._fewer_s = time.monotonic()
         self._ray_metrics.publish()
 
     def _close(self) -> None:
-        self._aggregator.close()
+        if self._told.is_set():
+            self._aggregator.close()
         self._sink.close()
 
 

@@ -139,7 +139,9 @@ class Tally:
 def consume(config: PipelineConfig, connection: KafkaConnection, tally: Tally, stop: threading.Event, console: Console) -> None:
     """Read all topics back until ``stop``, printing alerts at once and the table every few seconds."""
     topics = list(Topics().model_dump().values())
-    consumer: Any = KafkaConsumer(*topics, **client_options(connection), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer: Any = KafkaConsumer(
+        *topics, **client_options(connection), group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
     reported_s = time.monotonic()
     try:
         while not stop.is_set():

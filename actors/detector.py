@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -97,5 +97,7 @@ class ServeDetections:
             return detections
         except DetectorError:
             raise
+        except RayTaskError as error:  # the replica lives: it is the batch that it cannot take
+            raise DetectorError(redact(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__) from error
         except (RayError, RayServeException, TimeoutError) as error:
             raise DetectorUnavailable(f"{type(error).__name__}: {redact(error).splitlines()[0]}") from error

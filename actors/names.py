@@ -3,6 +3,7 @@
 NAMESPACE = "framewatch"
 APPLICATION = "framewatch"
 CONTROL = "Control"
+INGEST, AGGREGATOR = "ingest-", "aggregator-"
 
 
 def detector(name: str) -> str:
@@ -12,9 +13,9 @@ def detector(name: str) -> str:
 
 def ingest(index: int) -> str:
     """Named actor that reads sources."""
-    return f"ingest-{index}"
+    return f"{INGEST}{index}"
 
 
 def aggregator(index: int) -> str:
     """Named actor that tracks, counts and emits."""
-    return f"aggregator-{index}"
+    return f"{AGGREGATOR}{index}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any
 
 import ray
@@ -16,7 +16,7 @@ from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.ingest import IngestActor
 from actors.placement import place, shards
-from stream.config import PipelineConfig
+from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
 from stream.redact import redact
 from stream.worker import SourceStatus
@@ -53,12 +53,13 @@ class Reconciler:
         self.aggregates: dict[str, AggregatorStatus] = {}
         self.faults: dict[str, str] = {"control": "starting"}
         self._actors: dict[str, ActorHandle[Any]] = {}
+        self._tidied = self._stopping = False
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
     @property
     def alive(self) -> bool:
-        """False once the loop has ended."""
-        return not self._loop.done()
+        """False once the loop has ended by itself."""
+        return self._stopping or not self._loop.done()
 
     async def metrics(self) -> dict[str, bytes]:
         """OpenMetrics text by actor, of those that answer."""
@@ -68,12 +69,12 @@ class Reconciler:
         return {name: text for name, text in zip(self._actors, answers, strict=True) if isinstance(text, bytes)}
 
     async def stop(self) -> None:
-        """Stop all actors in order: sources first, so that what they read passes through; then kill them."""
+        """Stop all actors for good."""
+        self._stopping = True
         self._loop.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._loop
-        for name in sorted(self._actors, reverse=True):  # ingest-*, then aggregator-*
-            await _end(self._actors[name])
+        await end_actors()
 
     async def _keep_reconciling(self) -> None:
         while True:
@@ -87,24 +88,35 @@ class Reconciler:
         service = self._config.service
         sources = {source.id: source for source in self._config.sources}
         shard = shards(self._config.alerts, sources, service.aggregators)
+        aggregators = [names.aggregator(i) for i in range(service.aggregators)]
         ingests = [names.ingest(i) for i in range(service.ingest_actors)]
         loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
-        self.placement = place(loads, ingests, self.placement)
+        placement = place(loads, ingests, self.placement)
+        moved = {source_id for source_id, name in self.placement.items() if placement.get(source_id, name) != name}
+        self.placement = placement
+        if not self._tidied:  # actors of an older config that had more of them
+            await end_actors(but=[*aggregators, *ingests])
+            self._tidied = True
         faults: dict[str, str] = {}
-        for index in range(service.aggregators):
-            name = names.aggregator(index)
-            mine = [source for source_id, source in sources.items() if shard[source_id] == index]
+
+        async def tell(name: str, *what: object) -> Any:
             try:
-                self.aggregates[name] = await self._tell(name, mine)
+                return await self._tell(name, *what)
             except (RayError, TimeoutError) as error:
+                self._actors.pop(name, None)  # it may be gone for good: look it up, or make it, again
                 faults[name] = _reason(error)
-        for name in ingests:
-            mine = [sources[source_id] for source_id, actor in self.placement.items() if actor == name]
-            try:
-                for status in await self._tell(name, mine, shard):
-                    self.sources[status.source_id] = status
-            except (RayError, TimeoutError) as error:
-                faults[name] = _reason(error)
+
+        def read_by(name: str, without: set[str]) -> list[SourceConfig]:
+            return [sources[i] for i, actor in placement.items() if actor == name and i not in without]
+
+        told = [tell(n, [s for i, s in sources.items() if shard[i] == index]) for index, n in enumerate(aggregators)]
+        for name, status in zip(aggregators, await asyncio.gather(*told), strict=True):
+            if status is not None:
+                self.aggregates[name] = status
+        if moved:  # no source is read twice: it stops where it was before it begins where it will be
+            await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
+        for statuses in await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests)):
+            self.sources |= {status.source_id: status for status in statuses or ()}
         for name, reason in faults.items():
             if name not in self.faults:
                 logger.warning("%s does not answer: %s", name, reason)
@@ -117,7 +129,8 @@ class Reconciler:
 
     async def _make(self, name: str) -> ActorHandle[Any]:
         """The named actor: found, made, or made anew where it runs an older config."""
-        if name.startswith("ingest"):
+        kind: Any  # Ray gives each actor class a type of its own
+        if name.startswith(names.INGEST):
             kind, num_cpus = ray.remote(IngestActor), self._config.service.ingest_cpus
             args: tuple[object, ...] = (name, self._config, self._models)
         else:
@@ -140,6 +153,19 @@ class Reconciler:
             actor = remote.remote(*args)
         self._actors[name] = actor
         return actor
+
+
+async def end_actors(but: Collection[str] = ()) -> None:
+    """Stop the actors of this cluster's framewatch, except those named: ingest actors first, so that what they have read
+    passes through, then aggregators."""
+    for prefix in (names.INGEST, names.AGGREGATOR):
+        found = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
+        actors = []
+        for name in found:
+            if name.startswith(prefix) and name not in but:
+                with contextlib.suppress(ValueError):  # it has just ended
+                    actors.append(ray.get_actor(name, names.NAMESPACE))
+        await asyncio.gather(*map(_end, actors))
 
 
 async def _end(actor: ActorHandle[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -18,7 +20,10 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import names
 from actors.app import build_config
+from actors.reconcile import end_actors
 from stream.config import PipelineConfig
+from stream.errors import FramewatchError
+from stream.redact import redact
 
 STOP_TIMEOUT_S = 90.0
 OVERHEAD_CPUS = 0.2  # Control and the first aggregator, see control.py
@@ -52,8 +57,8 @@ def up(
     Raises:
         ModelError: a model cannot be used.
         ConnectionError: the cluster cannot be reached.
+        FramewatchError: Serve could not deploy it.
     """
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = build_config(config)
     address = address or os.environ.get("RAY_ADDRESS")
     own = address is None
@@ -70,23 +75,49 @@ def up(
     else:
         ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     try:
-        service = config.service
-        serve.start(proxy_location="HeadOnly", http_options={"host": service.host, "port": service.port})
-        control = serve.run(application, name=names.APPLICATION, route_prefix="/")
+        control = deploy(config, application)
         if on_ready:
-            on_ready(f"http://{service.host}:{service.port}")
+            on_ready(f"http://{config.service.host}:{config.service.port}")
         stop.wait()
-        _stop(control)
+        remove(control)
     finally:
         ray.shutdown()
 
 
-def _stop(control: DeploymentHandle[Any]) -> None:
+def deploy(config: PipelineConfig, application: serve.Application | None = None) -> DeploymentHandle[Any]:
+    """Deploy the service on the cluster that this process has joined; starts Serve where it does not run yet.
+
+    Returns:
+        Control's handle, for ``remove``.
+
+    Raises:
+        ModelError: a model cannot be used.
+        FramewatchError: Serve could not deploy it.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    application = application or build_config(config)
+    http_options = {"host": config.service.host, "port": config.service.port}
     try:
-        control.stop.remote().result(timeout_s=STOP_TIMEOUT_S)
-    except (RayError, RayServeException, TimeoutError) as error:
-        logging.getLogger(__name__).warning("stopping the actors failed: %s", type(error).__name__)
+        serve.start(proxy_location="HeadOnly", http_options=http_options)
+        return serve.run(application, name=names.APPLICATION, route_prefix="/")
+    except (RuntimeError, RayError, RayServeException) as error:
+        with contextlib.suppress(RuntimeError, RayError, RayServeException):
+            remove(None)
+        raise FramewatchError(f"the service could not be deployed: {redact(error)}") from error
+
+
+def remove(control: DeploymentHandle[Any] | None) -> None:
+    """Stop the service, all its actors included; the cluster and Serve run on."""
+    stopped = False
+    if control is not None:
+        try:
+            control.stop.remote().result(timeout_s=STOP_TIMEOUT_S)
+            stopped = True
+        except (RayError, RayServeException, TimeoutError) as error:
+            logging.getLogger(__name__).warning("Control does not stop the actors: %s", type(error).__name__)
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
     serve.delete(names.APPLICATION)
     while time.monotonic() < deadline_s and names.APPLICATION in serve.status().applications:
         time.sleep(0.1)
+    if not stopped:
+        asyncio.run(end_actors())

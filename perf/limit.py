@@ -24,14 +24,14 @@ from pathlib import Path
 
 import av
 
-from processes import MemoryPeak, ProcessTree, measure
+from perf.processes import MemoryPeak, ProcessTree, measure
+from perf.workload import SLO, Result, Workload, options, percentiles_ms, workload
 from stream.config import TrackerConfig
 from stream.detectors.base import Detector, InputSpec
 from stream.detectors.registry import load_detector
 from stream.frame import FrameBatch, FrameInfo, Uint8Array
 from stream.sample import FrameSampler
 from stream.scale import Scaler
-from workload import SLO, Result, Workload, options, percentiles_ms, workload
 
 IDLE_S = 0.2  # longest sleep, so that the stop flag is seen
 
@@ -176,6 +176,7 @@ def run(load: Workload, threads: int) -> Result:
         slo_attainment=within / len(latencies_s) if latencies_s else None,
         peak_memory_mib=peak.mib,
         cpu_s_by_process={"limit": measured.cpu_s},
+        mean_batch=1.0,
     )
 
 
@@ -184,9 +185,9 @@ def main() -> int:
     parser = options(__doc__, warmup_s=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that share the cameras (one a core)")
     args = parser.parse_args()
-    load = workload(parser, args)
     if args.threads < 1:
         parser.error(f"--threads must be over 0, not {args.threads}")
+    load = workload(parser, args)
     run(load, min(args.threads, load.sources)).report()
     return 0
 

@@ -8,9 +8,9 @@ import os
 import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -21,12 +21,14 @@ MIB = 1024  # KiB
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process. ``cpu_s``: user and system time, with that of its children that have ended and were waited for."""
+    """One process. ``cpu_s``: user and system time, with that of its children that have ended and were waited for;
+    ``ended``: it has ended, but nobody has waited for it yet."""
 
     pid: int
     parent: int
     name: str
     cpu_s: float
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,6 @@ class ProcessTree:
         own_s = times.user + times.system if self._own else 0.0
         return own_s + times.children_user + times.children_system + sum(p.cpu_s for p in self.processes().values())
 
-    def cpu_s_by_name(self) -> Counter[str]:
-        """CPU seconds so far of the processes that are there now, by name."""
-        by_name: Counter[str] = Counter()
-        for process in self.processes().values():
-            by_name[process.name] += process.cpu_s  # type: ignore[assignment] # a Counter may count in floats
-        return by_name
-
     def memory(self) -> dict[int, Memory]:
         """By pid, of all that can be read."""
         pids = [*self.processes(), *([os.getpid()] if self._own else [])]
@@ -99,7 +94,7 @@ class ProcessTree:
                     os.kill(process.pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.pid, os.WNOHANG)
-            killed = killed or [process.name for process in left.values() if process.name != "zombie"]
+            killed = killed or [process.name for process in left.values() if not process.ended]
             time.sleep(0.05)
         return killed
 
@@ -131,12 +126,16 @@ class Measurement:
 
 def measure(tree: ProcessTree, seconds: float, peak: MemoryPeak, check: Callable[[], None] = lambda: None) -> Measurement:
     """Sleep for ``seconds`` and say what ``tree`` used meanwhile; ``check`` is called four times a second and may raise."""
-    began_s, cpu_s, by_name = time.monotonic(), tree.cpu_s(), tree.cpu_s_by_name()
+    began_s, before, cpu_s = time.monotonic(), tree.processes(), tree.cpu_s()
     for _ in ticks(began_s + seconds):
         check()
         peak.update()
-    used = {name: s - by_name[name] for name, s in tree.cpu_s_by_name().items()}
-    return Measurement(time.monotonic() - began_s, tree.cpu_s() - cpu_s, used)
+    wall_s, used_s = time.monotonic() - began_s, tree.cpu_s() - cpu_s
+    by_name: dict[str, float] = {}
+    for pid, process in tree.processes().items():
+        earlier_s = before[pid].cpu_s if pid in before else 0.0
+        by_name[process.name] = by_name.get(process.name, 0.0) + process.cpu_s - earlier_s
+    return Measurement(wall_s, used_s, by_name)
 
 
 def ticks(until_s: float, interval_s: float = 0.25) -> Iterator[None]:
@@ -169,9 +168,7 @@ def _read(pid: int) -> Process | None:
         return None
     name, fields = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
     ticks_used = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-    if fields[0] == "Z":
-        name = "zombie"
-    return Process(pid, int(fields[1]), _name(command, name), ticks_used * TICK_S)
+    return Process(pid, int(fields[1]), _name(command, name), ticks_used * TICK_S, fields[0] in "ZX")
 
 
 def _name(command: bytes, name: str) -> str:
@@ -179,12 +176,14 @@ def _name(command: bytes, name: str) -> str:
     words = [word for word in command.decode(errors="replace").split("\0") if word]
     if not words:
         return name
+    if len(words) == 1:  # a title
+        words = words[0].split()
     if words[0].startswith("ray::"):
-        return re.sub(r"^ray::(ServeReplica:)?(_wrapped_)?", "ray: ", words[0]).split("(")[0].removesuffix(".__init__")
-    script = next((Path(word).stem for word in words[1:] if word.endswith(".py")), None)
-    if "-m" in words[:-1]:
-        return words[words.index("-m") + 1]
-    return script or Path(words[0]).name
+        return re.sub(r"^ray::(ServeReplica:)?|\.[a-z_]+$", "", words[0].split("(")[0])  # without the method that runs now
+    for option, word in pairwise(words):
+        if option in ("-c", "-m") or word.endswith(".py"):
+            return {"-c": f"{Path(words[0]).name} -c", "-m": word}.get(option, Path(word).stem)
+    return Path(words[0]).name
 
 
 def _memory(pid: int) -> Memory | None:

@@ -15,7 +15,8 @@ import numpy as np
 from stream.config import DetectorConfig, SloConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_MODEL = ROOT.parent / "shared" / "data" / "models" / "FastestDet.onnx"
+SHARED = Path(os.environ.get("FRAMEWATCH_SHARED", ROOT.parent / "shared"))  # media and tools beside the repository
+DEFAULT_MODEL = SHARED / "data" / "models" / "FastestDet.onnx"
 SUSTAINED = 0.99  # of the expected frames must have been analysed
 SLO = SloConfig()
 PERCENTILES = (50, 95, 99)
@@ -102,6 +103,7 @@ class Result:
         slo_attainment: share of analysed frames within the latency objective; None where unknown.
         peak_memory_mib: greatest sum of the processes' PSS.
         cpu_s_by_process: CPU seconds by name.
+        mean_batch: frames in a detector call.
     """
 
     kind: str
@@ -115,6 +117,7 @@ class Result:
     slo_attainment: float | None
     peak_memory_mib: float
     cpu_s_by_process: Mapping[str, float]
+    mean_batch: float
 
     @property
     def cpu_s_per_source_s(self) -> float:
@@ -138,7 +141,7 @@ class Result:
             f"  sustained      {'yes' if self.sustained else 'NO'}",
             f"  CPU            {1000 * self.cpu_s_per_source_s:.1f} ms per source second"
             f" ({self.cpu_s:.2f} s in all, {1 / self.cpu_s_per_source_s:.1f} sources a core)",
-            f"  frames         {self.frames_analysed} analysed, {share:.1f} % of those expected",
+            f"  frames         {self.frames_analysed} analysed, {share:.1f} % of those expected, {self.mean_batch:.1f} a batch",
             f"  dropped        {', '.join(f'{n} {reason}' for reason, n in self.drops.items()) or 'none'}",
             f"  latency        {', '.join(f'{name} {_ms(value)}' for name, value in latency.items())} ({self.latency_of})",
             f"  within {SLO.latency_ms:g} ms  {attained}",
@@ -165,6 +168,7 @@ class Result:
             "latency_of": self.latency_of,
             "slo_attainment": None if self.slo_attainment is None else round(self.slo_attainment, 5),
             "peak_memory_mib": round(self.peak_memory_mib, 1),
+            "mean_batch": round(self.mean_batch, 2),
             "cpu_s": round(self.cpu_s, 3),
             "cpu_s_by_process": {name: round(cpu_s, 3) for name, cpu_s in self.cpu_s_by_process.items()},
             "seconds": round(self.wall_s, 3),

@@ -7,6 +7,7 @@ keeps the commit order that ``checkpoint`` describes and answers every message w
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from stream.config import PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
+from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TrackedObject, TracksEvent, event_id, timestamp
 from stream.frame import DetectedBatch, FrameInfo
 from stream.metrics import Metrics
@@ -31,8 +33,10 @@ from stream.sinks.base import Sink
 from stream.slo import SloTracker, stages_ms
 from stream.track import ByteTracker
 
+logger = logging.getLogger(__name__)
+
 COMMIT_INTERVAL_S = 1.0
-ALERT_FLUSH_S = 2.0  # an alert waits this long for the events before it to be safe, then goes out all the same
+ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
 MAX_SENDERS = 256  # ingest processes remembered, restarts included
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
 
@@ -65,6 +69,7 @@ class SourceAnalyser:
     tracker: ByteTracker
     counter: ZoneCounter
     fingerprint: str
+    online: bool | None = None
     session: str | None = None
     frame_index: int = -1
     t_s: float = 0.0
@@ -75,7 +80,7 @@ class SourceAnalyser:
     def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
         """A fresh analyser with the settings of ``source``."""
         detector = config.detectors[config.detector_of(source)]
-        settings = (source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
+        settings = (source.uri, source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
         return cls(
             config=source,
             classes=classes,
@@ -122,6 +127,7 @@ class SourceAnalyser:
         """For the checkpoint."""
         return {
             "fingerprint": self.fingerprint,
+            "online": self.online,
             "session": self.session,
             "frame_index": self.frame_index,
             "t_s": self.t_s,
@@ -133,7 +139,8 @@ class SourceAnalyser:
         """Take up a checkpoint, unless the source's settings have changed since."""
         if state["fingerprint"] != self.fingerprint:
             return
-        self.session, self.frame_index, self.t_s = state["session"], state["frame_index"], state["t_s"]
+        self.online, self.session = state["online"], state["session"]
+        self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])
 
@@ -143,6 +150,11 @@ class Aggregator:
 
     Thread-safe: every public method takes one lock. Frames of a source must be delivered in frame order; a frame that
     was seen before is counted as a duplicate and otherwise ignored.
+
+    Attributes:
+        incarnation: see ``deliver``.
+        sink_fault: why an event was lost within the last second; empty when none was.
+        cpu_s: spent on batches so far.
 
     Args:
         config: the whole config; its sources are analysed from the start.
@@ -168,7 +180,9 @@ class Aggregator:
         self._config, self._classes, self._sink = config, classes, sink
         self._clock, self._metrics, self._checkpoint = clock, metrics, checkpoint
         self._on_tracks = on_tracks
-        self.cpu_s = 0.0  # spent on batches so far
+        self.cpu_s = 0.0
+        self.sink_fault = ""
+        self._sink_failed = self._save_failed = False
         self._lock = threading.RLock()
         self._alerts = AlertEngine(config.alerts)
         self._slo = SloTracker(config.slo, clock)
@@ -202,7 +216,10 @@ class Aggregator:
                 known = self._sources.get(source_id)
                 if known is not None and known.fingerprint == fresh.fingerprint:
                     known.config = source
+                    known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
                     continue
+                if known is not None:
+                    self._write_all(known.counter.finish())
                 if known is None and source_id in self._saved.get("sources", {}):
                     fresh.restore(self._saved["sources"].pop(source_id))
                 self._sources[source_id] = fresh
@@ -217,8 +234,7 @@ class Aggregator:
     def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
         """Process one message of a sender; see ``deliver`` for the protocol.
 
-        Raises:
-            SinkError: an event can never be written.
+        An event that a sink refuses for good is counted and noted in ``sink_fault``; it holds up nothing.
         """
         with self._lock:
             if expected not in (None, self.incarnation):
@@ -290,7 +306,12 @@ class Aggregator:
         self._raise(self._alerts.observe(observation))
 
     def _source_state(self, change: SourceState) -> None:
-        self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
+        analyser = self._sources.get(change.source_id)
+        if analyser is None:
+            return
+        if change.online != analyser.online:  # an ingest process that was restarted says again what is known
+            analyser.online = change.online
+            self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
         self._metrics.source_up(change.source_id, change.online)
         self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s))
 
@@ -302,15 +323,17 @@ class Aggregator:
     def tick(self) -> None:
         """To be called about twice a second: moves idle live sources on in time, judges the SLO, commits."""
         with self._lock:
-            now_s = self._clock.monotonic()
+            now_s, at_s = self._clock.monotonic(), self._clock.time()
             for source_id, analyser in self._sources.items():
-                if not analyser.config.live:
-                    continue
+                if analyser.online is False:
+                    self._raise(self._alerts.source_state(source_id, False, at_s))
                 idle_s = now_s - analyser.seen_s
-                if analyser.seen_s and idle_s > IDLE_S:
+                if analyser.config.live and analyser.t_s and analyser.seen_s and idle_s > IDLE_S:
                     self._raise(self._alerts.observe(analyser.counter.advance(analyser.t_s + idle_s)))
                     self._write_all(analyser.counter.windows())
-                self._raise(self._alerts.advance(source_id, self._clock.time()))
+            if not self._sink_failed:
+                self.sink_fault = ""
+            self._sink_failed = False
             self._judge_slo()
             self._commit()
             self._metrics.sink(self._sink.pending(), self._sink.dropped())
@@ -340,7 +363,12 @@ class Aggregator:
             def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
                 self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s))
 
-        self._sink.write(event, acknowledged, droppable=droppable)
+        try:
+            self._sink.write(event, acknowledged, droppable=droppable)
+        except SinkError as error:
+            if not self.sink_fault:
+                logger.error("an event is lost: %s", error)
+            self.sink_fault, self._sink_failed = str(error), True
         self._metrics.event(event)
 
     def _write_all(self, events: Iterable[Event]) -> None:
@@ -353,8 +381,8 @@ class Aggregator:
             return
         if self._checkpoint:
             flushed = self._sink.flush(ALERT_FLUSH_S)
-            snapshot = self._take_snapshot(alerts)
-            self._save(snapshot) if flushed else self._checkpoint.save(snapshot.state)
+            self._save(self._take_snapshot(alerts), safe=flushed)
+            self._snapshot = None  # older than the one just saved
         for alert in alerts:
             self._write_alert(alert)
         self._metrics.alerts(Counter(alert.rule for alert in self._alerts.active()))
@@ -396,10 +424,18 @@ class Aggregator:
             self._pending_alerts.clear()
         return _Snapshot(self._sink.written, dict(self._numbers), state)
 
-    def _save(self, snapshot: _Snapshot) -> None:
+    def _save(self, snapshot: _Snapshot, safe: bool = True) -> None:
         if self._checkpoint:
-            self._checkpoint.save(snapshot.state)
-        self._safe = snapshot.numbers
+            try:
+                self._checkpoint.save(snapshot.state)
+            except OSError as error:  # the disk is full, say: go on, and let the sources commit nothing
+                if not self._save_failed:
+                    logger.error("the checkpoint cannot be saved: %s", error)
+                self._save_failed = True
+                return
+            self._save_failed = False
+        if safe:
+            self._safe = snapshot.numbers
 
     # -- looking in
 
@@ -416,7 +452,12 @@ class Aggregator:
     def close(self, timeout_s: float = 10) -> None:
         """Flush the sink and save a last checkpoint. Open windows stay open in the checkpoint."""
         with self._lock:
+            self._judge_slo()
+            for analyser in self._sources.values():
+                analyser.online = analyser.online and None  # whoever starts next says so when it comes online
             snapshot = self._take_snapshot([])
             if self._sink.flush(timeout_s):
                 self._save(snapshot)
+            else:
+                self.sink_fault = self.sink_fault or "events could not be written in time"
             self._judge_slo()

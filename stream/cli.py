@@ -28,6 +28,7 @@ def cli(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)  # our own errors name the cause
     for handler in logging.getLogger().handlers:
         handler.addFilter(_redacted)
 

@@ -149,7 +149,7 @@ def parse_config(data: Any, name: str, base: Path, environment: Mapping[str, str
         config = PipelineConfig.model_validate(data)
     except ValidationError as error:
         known = {fault.key for fault in faults}
-        for detail in error.errors(include_url=False, include_context=False):
+        for detail in error.errors(include_url=False):
             keys = _config_key(data, detail["loc"])
             fault = Fault(".".join(map(str, keys)), redact(_reason(detail, keys, written)))
             if fault.key not in known:
@@ -235,6 +235,8 @@ def _reason(detail: Any, keys: list[int | str], written: Any) -> str:
             return "is required"
         case "union_tag_not_found":
             return "type is required"
+        case "union_tag_invalid":
+            return f"type must be one of {detail['ctx']['expected_tags']}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return "must be a mapping"
         case "list_type":

@@ -112,6 +112,12 @@ class Decoder:
         if context is self._context:
             return []
         frames = self.flush()
+        if not context.is_open:
+            self._open(context)
+        self._context = context
+        return frames
+
+    def _open(self, context: av.VideoCodecContext) -> None:
         context.thread_count = 1  # frame threads cost 13 to 19 % more CPU; there is one decoder per source instead
         context.copy_opaque = True
         context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
@@ -119,8 +125,6 @@ class Decoder:
             context.open(strict=False)
         except (av.FFmpegError, ValueError) as error:
             raise SourceUnreadable(self._source.source_id, f"codec {context.name} cannot be opened: {error}") from error
-        self._context = context
-        return frames
 
     def _count_undecodable(self, packet: Packet, error: Exception) -> None:
         if not self.undecodable:

@@ -115,6 +115,11 @@ class Delivery:
             safe |= lane.progress()
         return safe
 
+    def forget(self, source_id: str) -> None:
+        """The source's input is another one from now on: its frames sent so far say nothing about the next ones."""
+        for lane in self._lanes:
+            lane.forget(source_id)
+
     def unsafe(self) -> int:
         """Messages that are not safe yet."""
         return sum(len(lane) for lane in self._lanes)
@@ -134,6 +139,7 @@ class _Lane:
         self._incarnation: str | None = None
         self._unsafe: deque[tuple[int, Message]] = deque()
         self._safe_frames: dict[str, int] = {}
+        self._forgotten: dict[str, int] = {}  # by source: messages up to this one are about its former input
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -153,6 +159,11 @@ class _Lane:
             if self._unsafe:
                 self._ask_progress()
             return dict(self._safe_frames)
+
+    def forget(self, source_id: str) -> None:
+        with self._lock:
+            self._forgotten[source_id] = self._number
+            self._safe_frames.pop(source_id, None)
 
     def _ask_progress(self) -> None:
         try:
@@ -183,7 +194,8 @@ class _Lane:
 
     def _settle(self, safe: int) -> None:
         while self._unsafe and self._unsafe[0][0] <= safe:
-            _, message = self._unsafe.popleft()
+            number, message = self._unsafe.popleft()
             if isinstance(message, DetectedBatch):
                 for info in message.frames:
-                    self._safe_frames[info.source_id] = info.frame_index
+                    if number > self._forgotten.get(info.source_id, 0):
+                        self._safe_frames[info.source_id] = info.frame_index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from stream.detectors.base import Detector
 from stream.errors import DetectorError, Retryable
 from stream.frame import DetectedBatch, Frame, FrameBatch
 from stream.metrics import Metrics
+from stream.redact import redact
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Dispatcher:
         in_flight: how many batches may be under way.
         lossless: tells whether a source's frames must not be dropped.
         on_done: called once for every frame that left; False where it was given up.
+        on_failure: told of an error that should not be; the batch is given up and the next one goes on.
     """
 
     def __init__(
@@ -97,11 +100,12 @@ class Dispatcher:
         *,
         lossless: Callable[[str], bool],
         on_done: Callable[[Frame, bool], None],
+        on_failure: Callable[[Exception], None],
         in_flight: int = 2,
     ):
         self._batcher, self._client, self._model = batcher, client, model
         self._delivery, self._clock, self._metrics = delivery, clock, metrics
-        self._lossless, self._on_done = lossless, on_done
+        self._lossless, self._on_done, self._on_failure = lossless, on_done, on_failure
         self._stopping = threading.Event()
         self._queue: queue.Queue[_InFlight | None] = queue.Queue(maxsize=in_flight)
         self._threads = [
@@ -124,27 +128,43 @@ class Dispatcher:
 
     def _collect(self) -> None:
         while (item := self._queue.get()) is not None:
-            detections = self._await(item)
-            if detections is None:
-                for frame in item.frames:
-                    self._metrics.frames(frame.info.source_id, "dropped", "detector_error")
+            left = list(item.frames)
+            try:
+                delivered = self._deliver(item)
+                if not delivered:
+                    self._count_dropped(left, "detector_error")
+                while left:
+                    self._on_done(left.pop(0), delivered)
+            except Exception as error:  # noqa: BLE001 - a thread that dies would stop all sources without a word
+                logger.error("detector %s: a batch is given up:\n%s", self._batcher.detector, redact(traceback.format_exc()))
+                self._count_dropped(left, "internal_error")
+                for frame in left:
                     self._on_done(frame, False)
-                continue
-            detected_s = self._clock.monotonic()
-            self._batcher.observe_detector_s(detected_s - item.batch.frames[0].batched_s, len(item.batch))
-            self._delivery.send(
-                DetectedBatch(
-                    detector=item.batch.detector,
-                    model=self._model,
-                    frames=item.batch.frames,
-                    detections=detections,
-                    detected_s=detected_s,
-                    boot_id=boot_id(),
-                    sent_at=self._clock.time(),
-                )
+                self._on_failure(error)
+
+    def _deliver(self, item: _InFlight) -> bool:
+        """Await the detections of a batch and send them on; False when it had to be given up."""
+        detections = self._await(item)
+        if detections is None:
+            return False
+        detected_s = self._clock.monotonic()
+        self._batcher.observe_detector_s(detected_s - item.batch.frames[0].batched_s, len(item.batch))
+        self._delivery.send(
+            DetectedBatch(
+                detector=item.batch.detector,
+                model=self._model,
+                frames=item.batch.frames,
+                detections=detections,
+                detected_s=detected_s,
+                boot_id=boot_id(),
+                sent_at=self._clock.time(),
             )
-            for frame in item.frames:
-                self._on_done(frame, True)
+        )
+        return True
+
+    def _count_dropped(self, frames: list[Frame], reason: str) -> None:
+        for frame in frames:
+            self._metrics.frames(frame.info.source_id, "dropped", reason)
 
     def _await(self, item: _InFlight) -> tuple[Detections, ...] | None:
         """The batch's detections, however often it takes; None when it had to be given up."""
@@ -169,9 +189,13 @@ class Dispatcher:
         now_s = self._clock.monotonic()
         return any(self._lossless(i.source_id) or not self._batcher.is_stale(i, now_s) for i in batch.frames)
 
-    def close(self) -> None:
-        """Finish what is in flight, then stop both threads."""
+    def give_up(self) -> None:
+        """Take no more frames, and wait for no detector that is away."""
         self._stopping.set()
         self._batcher.close()
+
+    def close(self) -> None:
+        """Finish what is in flight, then stop both threads."""
+        self.give_up()
         for thread in self._threads:
             thread.join()

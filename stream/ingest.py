@@ -5,6 +5,7 @@ One :class:`Ingest` serves any number of sources, in the one-process pipeline as
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,12 +20,18 @@ from stream.frame import Frame
 from stream.metrics import Metrics
 from stream.worker import SourceStatus, SourceWorker
 
+logger = logging.getLogger(__name__)
+
 PROGRESS_INTERVAL_S = 0.25
+CLOSE_S = 45.0  # longest time for what was read to pass through when closing
 BUFFERED_FRAMES = 8  # per source, before the batcher: 8 x 352 x 352 x 3 bytes are 3 MB
 
 
 class Ingest:
     """Reads sources and keeps detectors and aggregators fed.
+
+    Attributes:
+        failure: the first error in a thread of this that should not be; the service goes on, a command should end.
 
     Args:
         config: detectors, SLO and connections; its sources are not started (see ``set_sources``).
@@ -49,6 +56,7 @@ class Ingest:
     ):
         self._config, self._models, self._delivery = config, models, delivery
         self._clock, self._metrics, self._on_frame = clock, metrics, on_frame
+        self.failure: Exception | None = None
         self._workers: dict[str, SourceWorker] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -66,6 +74,7 @@ class Ingest:
                 metrics,
                 lossless=self._lossless,
                 on_done=self._done,
+                on_failure=self._failed,
             )
             for name, client in clients.items()
         ]
@@ -108,6 +117,7 @@ class Ingest:
         worker.join()
         self._batchers[self._config.detector_of(worker.config)].remove_source(worker.config.id)
         self._workers.pop(worker.config.id, None)
+        self._delivery.forget(worker.config.id)
         self._metrics.remove_source(worker.config.id)
 
     # -- called by dispatchers and batchers
@@ -123,6 +133,9 @@ class Ingest:
         if worker is not None:
             worker.frame_done()
 
+    def _failed(self, error: Exception) -> None:
+        self.failure = self.failure or error
+
     def _dropped(self, frame: Frame, reason: str) -> None:
         self._metrics.frames(frame.info.source_id, "dropped", reason)
         self._done(frame, False)
@@ -135,6 +148,7 @@ class Ingest:
                     worker.safe(frame_index)
             for name, batcher in self._batchers.items():
                 self._metrics.queue_depth(name, batcher.pending())
+            self._metrics.queue_depth("unsafe_messages", self._delivery.unsafe())
 
     # -- looking in
 
@@ -147,7 +161,13 @@ class Ingest:
         return all(worker.done for worker in list(self._workers.values()))
 
     def close(self) -> None:
-        """Stop reading, let what was read pass through, commit, and stop all threads."""
+        """Stop reading, let what was read pass through, commit, and stop all threads.
+
+        A detector or an aggregator that is away is waited for, but not for ever.
+        """
+        patience = threading.Timer(CLOSE_S, self._give_up)
+        patience.daemon = True
+        patience.start()
         with self._lock:
             workers = list(self._workers.values())
             for worker in workers:
@@ -159,3 +179,10 @@ class Ingest:
         self._closed.set()
         self._progress_thread.join()
         self._delivery.close()
+        patience.cancel()
+
+    def _give_up(self) -> None:
+        logger.warning("stopping takes longer than %g s: what is under way is given up", CLOSE_S)
+        self._delivery.close()
+        for dispatcher in self._dispatchers:
+            dispatcher.give_up()

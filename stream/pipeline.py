@@ -20,6 +20,7 @@ from stream.deliver import Delivery
 from stream.detectors.base import Detector
 from stream.detectors.registry import ModelDescription, load_detector
 from stream.dispatch import LocalDetector
+from stream.errors import SinkError
 from stream.events import TracksEvent
 from stream.frame import Frame
 from stream.ingest import Ingest
@@ -81,15 +82,27 @@ class Pipeline:
         return self
 
     def run(self, stop: threading.Event, on_tick: Callable[[list[SourceStatus]], None] | None = None) -> None:
-        """Analyse all sources until they have ended or ``stop`` is set; ``on_tick`` sees their status as it goes."""
+        """Analyse all sources until they have ended or ``stop`` is set; ``on_tick`` sees their status as it goes.
+
+        Raises:
+            SinkError: an event could not be written.
+        """
         self._ingest.set_sources(self._config.sources)
         ticked_s = time.monotonic()
         while not self._ingest.finished() and not stop.wait(0.05):
+            self._check()
             if time.monotonic() - ticked_s >= TICK_S:
                 ticked_s = time.monotonic()
                 self._aggregator.tick()
                 if on_tick:
                     on_tick(self._ingest.status())
+        self._check()
+
+    def _check(self) -> None:
+        if self._aggregator.sink_fault:
+            raise SinkError(self._aggregator.sink_fault)
+        if self._ingest.failure is not None:
+            raise self._ingest.failure
 
     def _note_tracks(self, tracks: TracksEvent) -> None:
         self._tracks[tracks.source_id, tracks.frame_index] = tracks
@@ -125,3 +138,5 @@ class Pipeline:
             client.close()
         self._aggregator.close()
         self._sink.close()
+        if kind is None:
+            self._check()

@@ -154,9 +154,12 @@ def run(request: Request, stop: threading.Event) -> int:
     summaries = pipeline.summaries()
     stages = pipeline.cpu_s(_cpu_s() - cpu_s)
     _print_summary(console, summaries, stages, time.monotonic() - started_s)
+    failed = [summary.status for summary in summaries if summary.status.state == "failed"]
+    for status in failed:
+        print(f"framewatch: source {status.source_id!r}: {status.reason}", file=sys.stderr)
     if stop.is_set():
         return INTERRUPTED
-    return FAILED if any(summary.status.state == "failed" for summary in summaries) else 0
+    return FAILED if failed else 0
 
 
 def _cpu_s() -> float:
@@ -188,12 +191,11 @@ def _print_summary(console: Console, summaries: list[SourceSummary], stages: dic
     table.add_column("source", overflow="fold")
     for column in ("frames", "analysed", "objects", "alerts", "frames/s"):
         table.add_column(column, justify="right")
-    table.add_column("ended", overflow="fold")
+    table.add_column("ended")
     for s in summaries:
         status = s.status
         rate = f"{status.frames / wall_s:.1f}"
-        ended = f"{status.state}: {status.reason}" if status.reason else status.state
-        table.add_row(status.source_id, str(status.frames), str(s.analysed), str(s.objects), str(s.alerts), rate, ended)
+        table.add_row(status.source_id, str(status.frames), str(s.analysed), str(s.objects), str(s.alerts), rate, status.state)
     console.print(table)
     analysed = max(1, sum(s.analysed for s in summaries))
     cpu = Table(title=f"CPU by stage ({wall_s:.1f} s wall time)")

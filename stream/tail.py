@@ -106,7 +106,7 @@ def _tracks(event: TracksEvent) -> str:
     )
     took_ms = sum(event.stages_ms.values())
     return (
-        f"{event.captured_at:%H:%M:%S.%f} {event.source_id} frame {event.frame_index} ({took_ms:.0f} ms) "
+        f"{event.captured_at.time().isoformat('milliseconds')} {event.source_id} frame {event.frame_index} ({took_ms:.0f} ms) "
         f"{len(event.objects)} objects" + (f": {objects}" if objects else "")
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +19,7 @@ from stream.errors import SourceError, SourceUnavailable
 from stream.events import DeadLetter
 from stream.frame import Frame, FrameInfo, Packet
 from stream.metrics import Metrics
+from stream.redact import redact
 from stream.retry import Backoff
 from stream.sample import FrameSampler
 from stream.scale import Scaler, to_picture
@@ -138,6 +140,13 @@ class SourceWorker:
             except SourceError as error:
                 self._end("failed", error.reason)
                 return
+            except Exception as error:  # noqa: BLE001 - one source must not end without a word, nor harm another
+                logger.error("source %s: internal error:\n%s", self.config.id, redact(traceback.format_exc()))
+                reason = f"internal error: {type(error).__name__}"
+                if not self.config.live:
+                    self._end("failed", reason)
+                    return
+                self._went_offline(reason)
             else:
                 if not self._stopping.is_set():
                     self._end("finished", "end of input")
@@ -242,7 +251,8 @@ class SourceWorker:
 
     def _announce(self, online: bool, reason: str) -> None:
         self._announced = online
-        logger.info("source %s: %s: %s", self.config.id, "online" if online else "offline", reason)
+        level = logging.INFO if online or self.config.scheme == "file" else logging.WARNING
+        logger.log(level, "source %s: %s: %s", self.config.id, "online" if online else "offline", reason)
         self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time()))
 
     def _end(self, state: State, reason: str) -> None:

@@ -1,11 +1,20 @@
 """What all tests share."""
 
+import gc
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.support.kafka_broker import Broker
+from tests.support.kafka_broker import kafka_broker as run_broker
+
+if TYPE_CHECKING:
+    from tests.support.service import Cluster, Service
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +26,71 @@ def shared() -> Path:
     if not (folder / "data" / "MANIFEST.md").exists():
         pytest.skip(f"needs the test media in {folder} (or FRAMEWATCH_SHARED)")
     return folder
+
+
+# -- brokers
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all tests that neither kill it nor need settings; use a topic of your own."""
+    with run_broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Broker]]:
+    """``start_broker(sasl=..., tls=..., settings=...)``: a broker of the test's own, to be killed at will."""
+    with ExitStack() as running:
+
+        def start(**options: Any) -> Broker:
+            return running.enter_context(run_broker(tmp_path_factory.mktemp("kafka"), **options))
+
+        yield start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """kafka-python leaves it to the garbage collector to close a socket whose connection was refused."""
+    for item in items:
+        if item.get_closest_marker("kafka"):
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <(socket.socket|ssl.SSLSocket):ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def collect_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect them in the test that left them, where the filter holds; records of kafka-python's log would keep them."""
+    if not request.node.get_closest_marker("kafka"):
+        yield
+        return
+    logger = logging.getLogger("kafka")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+    gc.collect()
+
+
+# -- the Ray service
+
+
+@pytest.fixture(scope="session")
+def cluster() -> "Iterator[Cluster]":
+    """One Ray cluster for all tests."""
+    from tests.support.service import ray_cluster  # Ray takes a second to import
+
+    with ray_cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def deploy(cluster: "Cluster", shared: Path, tmp_path: Path) -> "Iterator[Callable[[dict[str, Any]], Service]]":
+    """``deploy(config)`` runs the service with a config, which gets the detector ``people`` and a state folder; it is
+    removed when the test ends. Relative paths are relative to ``tmp_path``."""
+    from tests.support.service import deployed
+
+    model = {"model": str(shared / "data/models/FastestDet.onnx"), "classes": ["person"], "threads": 1}
+    with ExitStack() as running:
+        yield lambda config: running.enter_context(deployed(cluster, {"detectors": {"people": model}} | config, tmp_path))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,10 +15,10 @@ from typing import Any
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from stream.config import KafkaSinkConfig
-from stream.errors import SinkError, SinkUnavailable
+from stream.errors import SinkError
 from stream.events import TOPICS, Event
 from stream.kafka_client import explain
-from stream.sinks.producer import MAX_REQUEST_BYTES, OPEN_ERRORS, abandon, open_producer
+from stream.sinks.producer import MAX_REQUEST_BYTES, OPEN_ERRORS, abandon, check_brokers, open_producer
 from stream.sinks.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -137,15 +137,8 @@ class KafkaSink:
     # The caller's side
 
     def check(self, timeout_s: float = 10) -> None:
-        """Connect once, apart from what the sink does by itself, and see that all topics can be used.
-
-        Raises:
-            SinkUnavailable: one line with the brokers and the likely cause.
-        """
-        try:
-            abandon(open_producer(self._config, self._linger_ms, timeout_s, strict=True))
-        except OPEN_ERRORS as error:
-            raise SinkUnavailable(explain(error, self._config)) from None  # the cause may hold secrets
+        """See ``check_brokers``; apart from the connection that the sink opens by itself."""
+        check_brokers(self._config, timeout_s)
 
     def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
         """See ``Sink.write``."""
@@ -471,6 +464,7 @@ class KafkaSink:
             self._draining = spool.peek(DRAIN_RECORDS, DRAIN_BYTES)
         except SinkError as error:
             self._stick(str(error))
+            return
         if self._draining:
             self._send([_Entry.unpack(record) for record in self._draining])
         else:

@@ -11,7 +11,8 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
 
 from stream.config import KafkaSinkConfig
-from stream.kafka_client import client_options, open_client
+from stream.errors import SinkUnavailable
+from stream.kafka_client import client_options, explain, open_client
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,18 @@ def open_producer(config: KafkaSinkConfig, linger_ms: int, timeout_s: float, str
         abandon(producer)
         raise
     return producer
+
+
+def check_brokers(config: KafkaSinkConfig, timeout_s: float) -> None:
+    """Connect once and see that all topics can be used; missing ones are created.
+
+    Raises:
+        SinkUnavailable: one line with the brokers and the likely cause.
+    """
+    try:
+        abandon(open_producer(config, 0, timeout_s, strict=True))
+    except OPEN_ERRORS as error:
+        raise SinkUnavailable(explain(error, config)) from None  # the cause may hold secrets
 
 
 def _create_topics(options: dict[str, Any], names: list[str]) -> None:

@@ -57,12 +57,15 @@ class RtspSource:
             "timeout": str(int(timeout_s * 1e6)),
             "protocol_whitelist": PROTOCOLS,
             "fflags": "nobuffer",  # packets read while probing are not held back
+            "fpsprobesize": "0",  # FFmpeg would watch 20 frames, 2 to 4 s, to guess a frame rate that nobody needs
         }
+        began_s = self._clock.monotonic()
         try:
             # The second timeout stays unset: PyAV would take the GIL for every read. FFmpeg's own `timeout` does not.
             self._container = av.open(self._config.uri, "r", options=options, timeout=(settings.open_timeout_s, None))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SourceUnavailable(self.source_id, _reason(error)) from None
+            late = self._clock.monotonic() - began_s >= settings.open_timeout_s
+            raise SourceUnavailable(self.source_id, "timed out: no answer" if late else _reason(error)) from None
         streams = self._container.streams.video
         if not streams or streams[0].codec_context is None:
             self._container.close()

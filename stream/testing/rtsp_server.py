@@ -67,12 +67,13 @@ class Clip:
             annex_b = av.BitStreamFilterContext(f"{self.codec}_mp4toannexb", stream) if mp4 else None
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.step = int(RTP_HZ / rate)
+            ticks = RTP_HZ * (stream.time_base or Fraction(1, RTP_HZ))  # of RTP time in one of the file's
             self.units: list[tuple[int, bool, list[bytes]]] = []
             for packet in container.demux(stream):
                 if packet.size:
                     for unit in annex_b.filter(packet) if annex_b else [packet]:
                         pts = unit.pts if unit.pts is not None else unit.dts
-                        self.units.append((round(pts * stream.time_base * RTP_HZ), unit.is_keyframe, nal_units(bytes(unit))))
+                        self.units.append((round((pts or 0) * ticks), unit.is_keyframe, nal_units(bytes(unit))))
         first = min(pts for pts, _, _ in self.units)
         self.units = [(pts - first, key, nals) for pts, key, nals in self.units]
         self.length = max(pts for pts, _, _ in self.units) + self.step
@@ -382,7 +383,7 @@ def _damage(payload: bytes) -> bytes:
 
 
 def _md5(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _udp_pair() -> tuple[socket.socket, socket.socket]:

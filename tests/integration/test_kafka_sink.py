@@ -20,10 +20,10 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from stream.config import KafkaConnection, KafkaSinkConfig, Topics
-from stream.errors import SinkUnavailable
+from stream.errors import SinkError, SinkUnavailable
 from stream.events import TOPICS
-from stream.sinks.kafka import KafkaSink
-from stream.sinks.producer import abandon, open_producer
+from stream.sinks.kafka import MAX_EVENTS, KafkaSink
+from stream.sinks.producer import abandon, check_brokers, open_producer
 from stream.tail import render, tail
 from tests.conftest import ROOT
 from tests.support.kafka_broker import Broker, certificates, free_port
@@ -105,7 +105,7 @@ def test_compression(kafka_broker: Broker, compression: str) -> None:
 
 
 def test_an_event_that_the_broker_refuses_holds_up_no_other(start_broker: Callable[..., Broker], tmp_path: Path) -> None:
-    broker = start_broker(settings={"message.max.bytes": "20000"}, kind="apache")
+    broker = start_broker(settings={"message.max.bytes": "20000"})
     config = sink_config(broker.bootstrap, compression="none")
     acknowledged: list[int] = []
     with opened(config, tmp_path) as sink:
@@ -197,9 +197,82 @@ def test_a_crash_with_a_full_spool_loses_nothing(kafka_broker: Broker, tmp_path:
     assert list(dict.fromkeys(ids)) == [f"hall-{number}" for number in range(301)]
 
 
+def test_a_full_spool_drops_what_may_be_dropped_and_holds_up_the_rest(
+    start_broker: Callable[..., Broker], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    config = sink_config(f"127.0.0.1:{port}", spool_mib=1)
+    with opened(config, tmp_path / "spool") as sink:
+        for number in range(2000):  # 1.3 kB each
+            sink.write(tracks(number, objects=10), droppable=True)
+        assert sink.flush(10)
+        dropped = sink.dropped()["tracks"]
+        assert 1300 < dropped < 1800, "half of the spool stays free"
+        assert sink.pending() == 2000 - dropped
+
+        count = 0
+
+        def fill() -> None:
+            nonlocal count
+            while count < 20_000:
+                sink.write(counts(count))
+                count += 1
+
+        writer = threading.Thread(target=fill)
+        writer.start()
+        wait_until(lambda: sink.written - sink.safe >= MAX_EVENTS, 10)
+        time.sleep(0.5)
+        assert writer.is_alive()
+        assert count < 10_000, "the writer waits"
+        assert sink.pending() == count + 2000 - dropped, "nothing else was dropped"
+        assert not sink.flush(0.1)
+        assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) <= 1 << 20
+        assert [record.message for record in caplog.records if "is full" in record.message] == [
+            f"Kafka sink (127.0.0.1:{port}): the spool {tmp_path / 'spool'} is full (1 MiB); writers wait"
+        ]
+
+        start_broker(port=port)
+        writer.join(30)
+        assert not writer.is_alive()
+        wait_until(lambda: sink.pending() == 0, 30)
+        assert sink.safe == sink.written == 22_000
+        assert sink.dropped() == {"tracks": dropped}
+    ids = [json.loads(record.value)["event_id"] for record in read_topic(f"127.0.0.1:{port}", config.topics.counts)]
+    assert list(dict.fromkeys(ids)) == [f"hall-{number}" for number in range(20_000)]
+
+
+def test_close_frees_a_writer_that_waits() -> None:
+    servers = f"127.0.0.1:{free_port()}"
+    with opened(sink_config(servers), None) as sink:
+        errors: list[str] = []
+
+        def fill() -> None:
+            try:
+                for number in range(MAX_EVENTS + 1):
+                    sink.write(counts(number))
+            except SinkError as error:
+                errors.append(str(error))
+
+        writer = threading.Thread(target=fill)
+        writer.start()
+        wait_until(lambda: sink.written == MAX_EVENTS, 10)
+        sink.write(tracks(1), droppable=True)
+        assert sink.dropped() == {"tracks": 1}, "an event that may be dropped does not wait"
+        sink.close(0.1)
+        writer.join(5)
+        assert errors == [f"the Kafka sink ({servers}) is closed"]
+
+
+def test_a_spool_belongs_to_one_process(tmp_path: Path) -> None:
+    config = sink_config(f"127.0.0.1:{free_port()}")
+    with opened(config, tmp_path / "spool"), pytest.raises(SinkError, match=r"spool .*in use by another process"):
+        KafkaSink(config, tmp_path / "spool")
+
+
 def test_abandoned_producers_leave_nothing_behind(kafka_broker: Broker) -> None:
     """``abandon`` uses kafka-python's inside: a thread or socket that stays would add up over a long outage."""
     config, process = sink_config(kafka_broker.bootstrap), psutil.Process()
+    wait_until(lambda: not any(thread.name == "kafka-sink-open" for thread in threading.enumerate()), 10)  # of other tests
     abandon(open_producer(config, 5, 10, strict=True))
     threads, files = threading.active_count(), process.num_fds()
     for _ in range(3):
@@ -242,8 +315,8 @@ def test_tls_and_sasl(start_broker: Callable[..., Broker], tmp_path: Path) -> No
         (good | {"ssl_cafile": tmp_path / "missing.pem"}, "file cannot be read|No such file"),
         ({}, "speaks TLS"),
     ]:
-        with opened(sink_config(broker.bootstrap, **settings), None) as sink, pytest.raises(SinkUnavailable) as caught:
-            sink.check(1.5)
+        with pytest.raises(SinkUnavailable) as caught:
+            check_brokers(sink_config(broker.bootstrap, **settings), 1.5)
         text = str(caught.value)
         assert re.search(expected, text), text
         assert broker.bootstrap in text

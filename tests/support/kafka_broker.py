@@ -8,18 +8,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+
+from stream.testing.embedded_broker import EmbeddedBroker, free_port
 
 TOOLS = Path(os.environ.get("FRAMEWATCH_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "kafka"
 START_S = 60.0
@@ -28,13 +27,6 @@ START_S = 60.0
 def has_apache_kafka() -> bool:
     """True where ../shared/kafka and a Java runtime are there."""
     return (TOOLS / "broker.py").exists() and shutil.which("java") is not None
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Broker(Protocol):
@@ -92,53 +84,6 @@ class ApacheKafka:
             raise RuntimeError(f"{command} failed: {done.stderr or done.stdout}")
 
 
-@dataclass
-class NoidaDb:
-    """The embedded broker: no TLS, no SASL, no settings."""
-
-    folder: Path
-    port: int
-    security_protocol: str = "PLAINTEXT"
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def bootstrap(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        program = Path(str(files("noida_db").joinpath("noida-db")))
-        program.chmod(0o755)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [program, "start", "--only", "kafka", "--host", "127.0.0.1", "--kafka-port", str(self.port)]
-        with (self.folder / "broker.log").open("ab") as log:
-            self.process = subprocess.Popen([*command, "--data-dir", self.folder / "data"], stdout=log, stderr=log)
-        deadline_s = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline_s:
-                    self.kill()
-                    raise RuntimeError(f"no broker: {(self.folder / 'broker.log').read_text()[-2000:]}") from None
-                time.sleep(0.05)
-
-    def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
-            self.process = None
-
-
 @contextmanager
 def kafka_broker(
     folder: Path,
@@ -147,22 +92,24 @@ def kafka_broker(
     tls: tuple[Path, Path] | None = None,
     settings: dict[str, str] | None = None,
     kind: str | None = None,
+    port: int | None = None,
 ) -> Iterator[Broker]:
     """A running broker with its data in ``folder``.
 
     Args:
         settings: broker properties such as ``num.partitions``; Apache Kafka only.
-        kind: ``apache`` or ``noida``; default is Apache Kafka where it can run.
+        port: a free one if not given.
+        kind: ``noida`` asks for the embedded broker; default is Apache Kafka where it can run.
     """
     broker: Broker
-    if kind == "apache" or (kind is None and has_apache_kafka()):
-        broker = ApacheKafka(folder, free_port(), sasl, tls, settings)
+    if has_apache_kafka() and kind != "noida":
+        broker = ApacheKafka(folder, port or free_port(), sasl, tls, settings)
     elif importlib.util.find_spec("noida_db") is None:
         pytest.skip("needs Apache Kafka in ../shared/kafka with Java, or noida-db (extra dev)")
-    elif sasl or tls:
-        pytest.skip("TLS and SASL need Apache Kafka in ../shared/kafka; noida-db has neither")
+    elif sasl or tls or settings:
+        pytest.skip("TLS, SASL and broker settings need Apache Kafka in ../shared/kafka; noida-db has none of them")
     else:
-        broker = NoidaDb(folder, free_port())
+        broker = EmbeddedBroker(folder, port)
     try:
         broker.start()
         yield broker

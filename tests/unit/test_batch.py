@@ -59,7 +59,7 @@ class TestFrameBuffer:
         buffer = FrameBuffer(1, Policy.BLOCK)
         first, second = make_frame(index=0), make_frame(index=1)
         buffer.put(first)
-        thread = threading.Thread(target=buffer.put, args=(second,))
+        thread = threading.Thread(target=buffer.put, args=(second,), daemon=True)
         thread.start()
         thread.join(0.05)
         assert thread.is_alive()
@@ -73,7 +73,7 @@ class TestFrameBuffer:
         first, second = make_frame(index=0), make_frame(index=1)
         buffer.put(first)
         returned: list[Frame | None] = []
-        thread = threading.Thread(target=lambda: returned.append(buffer.put(second)))
+        thread = threading.Thread(target=lambda: returned.append(buffer.put(second)), daemon=True)
         thread.start()
         buffer.close()
         thread.join(5)
@@ -187,8 +187,8 @@ class TestWhenABatchGoesOut:
         batcher.put(make_frame("a", 0))
         returned: list[object] = []
         threads = [
-            threading.Thread(target=lambda: returned.append(batcher.put(make_frame("a", 1)))),
-            threading.Thread(target=lambda: returned.append(other.next_batch(60))),
+            threading.Thread(target=lambda: returned.append(batcher.put(make_frame("a", 1))), daemon=True),
+            threading.Thread(target=lambda: returned.append(other.next_batch(60)), daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -333,7 +333,7 @@ def test_threads_lose_nothing() -> None:
 
     for source_id in "abcd":
         batcher.add_source(source_id, 4, Policy.BLOCK, live=False)
-    threads = [threading.Thread(target=decode, args=(source_id,)) for source_id in "abcd"]
+    threads = [threading.Thread(target=decode, args=(source_id,), daemon=True) for source_id in "abcd"]
     for thread in threads:
         thread.start()
     got: dict[str, list[int]] = {source_id: [] for source_id in "abcd"}

@@ -24,7 +24,8 @@ sources:
     zones: [{name: floor, polygon: [[0, 0.3], [1, 0.3], [1, 1], [0, 1]]}]
     lines: [{name: door, points: [[0.5, 0], [0.5, 1]]}]
 alerts:
-  - {name: crowd-in-hall, type: crowd, zone: hall/floor, above: 3, for_s: 2, clear_below: 2, clear_for_s: 3, cooldown_s: 30, severity: warning}
+  - {name: crowd-in-hall, type: crowd, zone: hall/floor, above: 3, for_s: 2,
+     clear_below: 2, clear_for_s: 3, cooldown_s: 30, severity: warning}
 sinks:
   - {type: kafka, bootstrap_servers: ["127.0.0.1:9092"]}
 slo: {latency_ms: 500, objective: 0.99}
@@ -94,8 +95,8 @@ def test_the_example_works_as_it_stands(tmp_path: Path) -> None:
         ),
         (HEAD + "sources: [{id: a, uri: f, lines: [{name: l, points: [[0, 0]]}]}]", {"sources.0.lines.0.points.1": "required"}),
         (
-            HEAD
-            + "sources: [{id: a, uri: f, zones: [{name: x, polygon: [[0,0],[1,0],[1,1]]}], lines: [{name: x, points: [[0,0],[1,1]]}]}]",
+            HEAD + "sources: [{id: a, uri: f, zones: [{name: x, polygon: [[0,0],[1,0],[1,1]]}], "
+            "lines: [{name: x, points: [[0,0],[1,1]]}]}]",
             {"sources.0": "share the name 'x'"},
         ),
         (HEAD + "sources: [{id: a, uri: f}, {id: b, uri: f}, {id: a, uri: g}]", {"sources.2.id": "'a' is used twice"}),
@@ -131,7 +132,7 @@ def test_the_example_works_as_it_stands(tmp_path: Path) -> None:
         (HEAD + "alerts: [{name: x, type: line, line: a/l}]", {"alerts.0.line": "no line 'a/l'"}),
         (
             HEAD + "alerts: [{name: x, type: line, line: a/l, direction: up}]",
-            {"alerts.0.direction": "found 'up'", "alerts.0.line": "*"},
+            {"alerts.0.direction": "found 'up'"},
         ),
         (HEAD + "alerts: [{name: x, type: crowd, above: 3}]", {"alerts.0": "give either zone or zones"}),
         (HEAD + "alerts: [{name: x, type: crowd, zones: [a/q], above: 3}]", {"alerts.0.zones": "no zone 'a/q'"}),
@@ -170,7 +171,7 @@ def test_faults(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
     found = faults(tmp_path, text)
     assert found.keys() == expected.keys()
     for key, part in expected.items():
-        assert part == "*" or part in found[key]
+        assert part in found[key]
 
 
 def test_every_fault_at_once_also_between_the_parts(tmp_path: Path) -> None:
@@ -299,6 +300,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(tmp_path / "latin1.yaml")
 
 
+def fault_of(config: Any) -> ConfigError | None:
+    try:
+        parse_config(config, "c", Path("/base"), ENVIRONMENT)
+    except ConfigError as error:
+        return error
+    return None
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text("az/:${}-", max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("az", max_size=3) | st.integers(0, 2), inner, max_size=3),
@@ -319,8 +328,5 @@ def test_whatever_stands_anywhere_gives_a_config_or_its_faults(data: st.DataObje
         spot[key] = data.draw(JSON)
         if not (isinstance(config, dict) and config):
             break
-    try:
-        parse_config(config, "c", Path("/base"), ENVIRONMENT)
-    except ConfigError as error:
-        assert error.faults
-        assert "hunter2" not in str(error)
+    error = fault_of(config)
+    assert error is None or (error.faults and "hunter2" not in str(error))

@@ -11,11 +11,12 @@ from stream.config import SourceConfig
 from stream.decode import DecodedFrame, Decoder
 from stream.frame import Packet
 from stream.sources.file import FileSource
-from tests.support.media import HandClock, make_video
+from stream.testing.clock import ManualClock
+from tests.support.media import make_video
 
 
 def source_of(path: Path) -> FileSource:
-    return FileSource(SourceConfig(id="cam", uri=str(path)), HandClock())
+    return FileSource(SourceConfig(id="cam", uri=str(path)), ManualClock())
 
 
 def decode_all(path: Path) -> tuple[list[DecodedFrame], Decoder]:

@@ -115,6 +115,9 @@ def test_clocks_that_disagree_make_no_negative_durations(metrics: Metrics) -> No
 
 def test_removing_a_source_removes_its_series_and_no_others() -> None:
     metrics = filled()
+    metrics.batch("hall", 1)  # a detector, a queue and a rule of the same name
+    metrics.queue_depth("hall", 1)
+    metrics.alerts({"hall": 1})
     before = parse(metrics.expose())
     metrics.remove_source("hall")
     metrics.remove_source("never there")

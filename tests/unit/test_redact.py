@@ -27,6 +27,7 @@ texts = st.text(max_size=200) | st.text("@:/%='\" \\aps*", max_size=60)
             "[Errno 111] Connection refused: 'rtsp://v:***@h:8554/x'",
         ),
         ("rtsp://viewer@h/x", "rtsp://viewer@h/x"),
+        ("rtsp://viewer@site:secret@h/x", "rtsp://viewer@site:***@h/x"),
         ("rtsp://:secret@h/x", "rtsp://:***@h/x"),
         ("rtsp://viewer%3Asecret@h/x", "rtsp://viewer%3A***@h/x"),
         ("url=rtsp%3A%2F%2Fviewer%3Asecret%40h%2Fx", "url=rtsp%3A%2F%2Fviewer%3A***%40h%2Fx"),

@@ -23,7 +23,8 @@ from stream.sources.kafka import KafkaSource
 from stream.sources.records import is_key, parse
 from stream.sources.rtsp import RtspSource
 from stream.sources.timeline import Timeline
-from tests.support.media import HandClock, make_video
+from stream.testing.clock import ManualClock
+from tests.support.media import make_video
 
 
 @dataclass
@@ -41,9 +42,9 @@ class Reading:
         return [frame.pts_s for frame in self.frames]
 
 
-def read(path: Path | str, clock: HandClock | SystemClock | None = None, limit: int = 100_000, **settings: bool) -> Reading:
+def read(path: Path | str, clock: ManualClock | SystemClock | None = None, limit: int = 100_000, **settings: bool) -> Reading:
     reading = Reading()
-    source = FileSource(SourceConfig(id="cam", uri=str(path), **settings), clock or HandClock())
+    source = FileSource(SourceConfig(id="cam", uri=str(path), **settings), clock or ManualClock())
     decoder = Decoder(source)
     try:
         with source:
@@ -224,17 +225,17 @@ def test_a_loop_over_a_broken_file_ends(shared: Path) -> None:
 
 @pytest.mark.parametrize("b_frames", [0, 3])
 def test_real_time_by_the_media_clock(tmp_path: Path, b_frames: int) -> None:
-    path, clock = make_video(tmp_path / "clip.mp4", 30, b_frames=b_frames), HandClock()
-    began_at, began_s = clock.at, clock.monotonic_s
+    path, clock = make_video(tmp_path / "clip.mp4", 30, b_frames=b_frames), ManualClock()
+    began_at, began_s = clock.time(), clock.monotonic()
     frames = read(path, clock, realtime=True).frames
     assert len(frames) == 30
     assert [f.captured_at - began_at for f in frames] == pytest.approx([i / 10 for i in range(30)], abs=1e-3)
     assert [f.captured_s - began_s for f in frames] == pytest.approx([i / 10 for i in range(30)], abs=1e-3)
-    assert 2.9 - 1e-6 <= clock.monotonic_s - began_s < 3.5
+    assert 2.9 - 1e-6 <= clock.monotonic() - began_s < 3.5
 
 
 def test_heartbeats_while_real_time_waits(shared: Path) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     reading = read(shared / "data/hostile/made/gap_30s.mp4", clock, realtime=True)
     assert len(reading.frames) == 60
     assert reading.heartbeats >= 30
@@ -253,7 +254,7 @@ def test_sessions_differ_between_openings(tmp_path: Path) -> None:
 
 
 def test_close_ends_reading(tmp_path: Path) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     source = FileSource(SourceConfig(id="cam", uri=str(make_video(tmp_path / "clip.mp4", 5)), loop=True), clock)
     with source:
         for i, _ in enumerate(source.packets()):
@@ -308,7 +309,7 @@ def test_backoff_survives_a_long_outage() -> None:
 
 
 def test_open_source_follows_the_scheme() -> None:
-    kafka, clock = KafkaInput(bootstrap_servers=["127.0.0.1:1"]), HandClock()
+    kafka, clock = KafkaInput(bootstrap_servers=["127.0.0.1:1"]), ManualClock()
     kinds = {"a.mp4": FileSource, "rtsp://host/x": RtspSource, "rtsps://host/x": RtspSource, "kafka://frames": KafkaSource}
     for uri, kind in kinds.items():
         assert isinstance(open_source(SourceConfig(id="cam", uri=uri), kafka, clock), kind)

@@ -1,0 +1,54 @@
+"""The service against the bare loop, in turns, on the same cameras.
+
+Runs ``limit.py`` and ``load_test.py`` alternately with the same options and compares the CPU time of a source second. On
+a machine with other work a CPU second is worth more or less from minute to minute; taken in turns, both suffer alike.
+The ratio is the bare loop's CPU over the service's: the share of the cameras that the bare loop could carry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    """The command line; unknown options go to both scripts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each (3)")
+    args, shared = parser.parse_known_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds must be over 0, not {args.rounds}")
+    costs: dict[str, list[float]] = {"limit": [], "load_test": []}
+    for _ in range(args.rounds):
+        for script, found in costs.items():
+            figures = run(script, shared)
+            found.append(figures["cpu_s_per_source_s"])
+            latency = ", ".join(f"{name} {value} ms" for name, value in figures["latency_ms"].items())
+            print(
+                f"{script:<10} {1000 * found[-1]:7.1f} ms per source second, {latency}, peak {figures['peak_memory_mib']:.0f} MiB, "
+                f"{'sustained' if figures['sustained'] else 'NOT sustained'}",
+                flush=True,
+            )
+    limit, service = (statistics.median(found) for found in costs.values())
+    print(f"medians: limit {1000 * limit:.1f}, service {1000 * service:.1f} ms per source second; ratio {limit / service:.3f}")
+    return 0
+
+
+def run(script: str, options: list[str]) -> dict[str, Any]:
+    """The figures of one run; its own output is shown only when it fails."""
+    done = subprocess.run([sys.executable, FOLDER / f"{script}.py", *options, "--json"], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

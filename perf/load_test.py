@@ -1,0 +1,191 @@
+"""The Ray service under load: N cameras in real time, everything running as in production, on this machine.
+
+Each camera is a file that plays at the speed of its clock, over and over (or, with ``--rtsp``, an RTSP mount of the
+camera simulator of the tests, which is not counted). ``framewatch up`` runs in a process of its own. Once every source is
+analysed and ``--warmup`` seconds have passed, it is measured for ``--seconds``:
+
+- CPU: user and system time of every process of the service (the command, Ray's raylet, GCS, dashboard and agents, Serve's
+  controller and proxy, all actors), those that ended meanwhile included, from /proc. The broker is not counted.
+- Frames analysed and dropped: difference of the service's own counters between two scrapes of /metrics.
+- Latency, with a Kafka sink: from ``captured_at`` in the tracks event to the time at which the broker appended it
+  (LogAppendTime, to the millisecond), read back afterwards. Otherwise interpolated in the service's histogram from capture
+  to acknowledgement, so only as fine as its buckets.
+- Attainment of the latency objective: from that histogram, which has a bound at the objective.
+- Peak memory: the greatest sum of the processes' proportional set sizes (PSS), looked at every 2 s.
+
+Sustained means that at least 99 % of the expected frames were analysed and that the objective was held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from perf.broker import BROKER_TOOL, LoadTopics, own_broker
+from perf.processes import MemoryPeak, ProcessTree, Terminated, adopt_orphans, measure
+from perf.service import Scrape, Service, ServiceFailed, free_port, quiet_environment, service_config
+from perf.workload import PERCENTILES, ROOT, SLO, Result, Workload, options, percentiles_ms, workload
+
+HISTOGRAM = "framewatch_end_to_end_seconds"
+SIMULATOR_S = 30.0
+
+
+def main() -> int:
+    """The command line. Exit code 1 where the service failed, 130 after Ctrl-C."""
+    parser = options(__doc__, warmup_s=10)
+    parser.add_argument("--sink", choices=("kafka", "jsonl", "none"), help="where events go (kafka where there is a broker)")
+    parser.add_argument("--bootstrap", metavar="HOST:PORT", help="a running broker (default: Apache Kafka of ../shared/kafka)")
+    parser.add_argument("--rtsp", action="store_true", help="cameras over RTSP instead of files")
+    parser.add_argument("--ingest-actors", type=int, default=1, metavar="N", help="actors that share the cameras (1)")
+    parser.add_argument("--no-dashboard", action="store_true", help="without Ray's dashboard")
+    args = parser.parse_args()
+    load = workload(parser, args)
+    stop = Terminated.on_signal()
+    adopt_orphans()
+    try:
+        with tempfile.TemporaryDirectory(prefix="framewatch-load-") as folder:
+            result = run(load, args, Path(folder))
+    except (KeyboardInterrupt, stop):
+        return 130
+    except (ServiceFailed, ChildProcessError) as error:
+        print(f"load_test: {error}", file=sys.stderr)
+        return 1
+    result.report()
+    return 0
+
+
+def run(load: Workload, args: argparse.Namespace, folder: Path) -> Result:
+    """Start everything, measure, stop everything."""
+    with ExitStack() as running:
+        ignored: list[int] = []
+        sink, topics = args.sink, None
+        bootstrap = args.bootstrap
+        if sink in (None, "kafka") and bootstrap is None and BROKER_TOOL.exists():
+            bootstrap, pid = running.enter_context(own_broker(folder / "broker"))
+            ignored.append(pid)
+        if sink == "kafka" and bootstrap is None:
+            raise ChildProcessError(f"--sink kafka needs --bootstrap: there is no {BROKER_TOOL.name} in ../shared/kafka")
+        sinks: list[dict[str, Any]] = []
+        if bootstrap and sink in (None, "kafka"):
+            topics = running.enter_context(LoadTopics(bootstrap))
+            sinks = [{"type": "kafka", "bootstrap_servers": [bootstrap], "topics": topics.names}]
+        elif sink != "none":
+            sinks = [{"type": "jsonl", "path": str(folder / "events.jsonl")}]
+        uris = [str(load.file)] * load.sources
+        if args.rtsp:
+            uris, pid = running.enter_context(simulator(load))
+            ignored.append(pid)
+        tree = ProcessTree(ignored=ignored)
+        config = service_config(load, uris, sinks, folder)
+        config["service"]["ingest_actors"] = args.ingest_actors
+        arguments = ["--no-dashboard"] if args.no_dashboard else []
+        service = running.enter_context(Service(config, folder, tree, arguments))
+        return measured(load, service, tree, topics)
+
+
+def measured(load: Workload, service: Service, tree: ProcessTree, topics: LoadTopics | None) -> Result:
+    """Let the service warm up, then measure it."""
+    peak = MemoryPeak(tree)
+    time.sleep(load.warmup_s)
+    before, began = service.scrape(), time.time()
+    used = measure(tree, load.seconds, peak, service.check)
+    ended, after = time.time(), service.scrape()
+
+    def grown(name: str, **labels: str) -> float:
+        return after.total(f"framewatch_{name}", **labels) - before.total(f"framewatch_{name}", **labels)
+
+    frames = "framewatch_frames_total"
+    drops = after.by(frames, "reason", outcome="dropped")
+    drops.subtract(before.by(frames, "reason", outcome="dropped"))
+    # The scrapes lie a little outside the measurement: count what happened between them, for as long as it lasted.
+    share = used.wall_s / (after.at_s - before.at_s)
+    analysed = grown("frames_total", outcome="analysed")
+    buckets = histogram(before, after)
+    latency_ms, latency_of = interpolated_ms(buckets), "capture to acknowledgement, from histogram buckets"
+    if topics is not None:
+        latency_ms = percentiles_ms(topics.latencies_s(began, ended))
+        latency_of = "capture to the broker's log, exact"
+    return Result(
+        kind="service",
+        workload=load,
+        wall_s=used.wall_s,
+        cpu_s=used.cpu_s,
+        frames_analysed=round(analysed * share),
+        drops={reason: round(n) for reason, n in sorted(drops.items()) if n > 0 and reason != "sampled"},
+        latency_ms=latency_ms,
+        latency_of=latency_of,
+        slo_attainment=attainment(buckets),
+        peak_memory_mib=peak.mib,
+        cpu_s_by_process=used.by_name,
+        mean_batch=grown("batch_size_sum") / max(1.0, grown("batch_size_count")),
+    )
+
+
+def histogram(before: Scrape, after: Scrape) -> list[tuple[float, float]]:
+    """Frames between two scrapes by end-to-end latency: upper bound in seconds, and frames up to it, rising."""
+    counts = after.by(f"{HISTOGRAM}_bucket", "le")
+    counts.subtract(before.by(f"{HISTOGRAM}_bucket", "le"))
+    return sorted((float(bound), count) for bound, count in counts.items())
+
+
+def attainment(buckets: list[tuple[float, float]]) -> float | None:
+    """Share of the frames within the latency objective."""
+    within = next((count for bound, count in buckets if math.isclose(bound, SLO.latency_ms / 1000)), None)
+    return None if within is None or not buckets[-1][1] else within / buckets[-1][1]
+
+
+def interpolated_ms(buckets: list[tuple[float, float]]) -> dict[str, float | None]:
+    """Percentiles of a histogram, linear within a bucket."""
+    found: dict[str, float | None] = {f"p{p}": None for p in PERCENTILES}
+    if not buckets or not buckets[-1][1]:
+        return found
+    for p in PERCENTILES:
+        wanted, low, below = buckets[-1][1] * p / 100, 0.0, 0.0
+        for bound, count in buckets:
+            if count >= wanted:
+                inside = (wanted - below) / (count - below) if count > below else 1.0
+                found[f"p{p}"] = 1000 * (low if math.isinf(bound) else low + (bound - low) * inside)
+                break
+            low, below = bound, count
+    return found
+
+
+@contextmanager
+def simulator(load: Workload) -> Iterator[tuple[list[str], int]]:
+    """The tests' RTSP camera simulator in a process of its own; gives the cameras' addresses and its pid."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "stream.testing.rtsp_server",
+        str(load.file),
+        "--mounts",
+        str(load.sources),
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, env=quiet_environment(), stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline().startswith(b"ready"):
+            raise ChildProcessError("the RTSP simulator does not start")
+        yield [f"rtsp://127.0.0.1:{port}/cam{i}" for i in range(load.sources)], process.pid
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SIMULATOR_S)
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The Ray service as a child process: started for a workload, watched, scraped, and stopped with all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from perf.processes import ProcessTree, ticks
+from perf.workload import ROOT, Workload
+
+READY_S = 180.0  # two busy cores start Ray, a proxy and three actors in 15 to 40 s
+STOP_S = 120.0
+LINGER_S = 10.0  # Ray's own processes end this long after the command at most
+LOG_LINES = 30
+
+
+class ServiceFailed(Exception):
+    """The service did not come up, or ended before it was told to; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """All samples of one ``GET /metrics``, taken at the monotonic time ``at_s``."""
+
+    at_s: float
+    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+    def by(self, name: str, label: str, **labels: str) -> Counter[str]:
+        """Sum of the samples called ``name`` with these labels, by the value of another label."""
+        found: Counter[str] = Counter()
+        for (sample, pairs), value in self.samples.items():
+            own = dict(pairs)
+            if sample == name and labels.items() <= own.items():
+                found[own.get(label, "")] += value  # type: ignore[assignment] # a Counter may count in floats
+        return found
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum of the samples called ``name`` with these labels."""
+        return sum(self.by(name, "", **labels).values())
+
+
+def service_config(load: Workload, uris: Sequence[str], sinks: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """A config of ``uris`` as live sources with a zone and a line each; ids are cam00, cam01, ..."""
+    return {
+        "detectors": {"people": load.detector.model_dump(include={"model", "classes"})},
+        "sources": [
+            {
+                "id": f"cam{i:02d}",
+                "uri": uri,
+                "fps": load.fps,
+                **({} if "://" in uri else {"realtime": True, "loop": True}),
+                "zones": [{"name": "floor", "polygon": [[0, 0.3], [1, 0.3], [1, 1], [0, 1]]}],
+                "lines": [{"name": "door", "points": [[0.5, 0], [0.5, 1]]}],
+            }
+            for i, uri in enumerate(uris)
+        ],
+        "sinks": sinks,
+        "service": {"port": free_port(), "state_dir": str(folder / "state")},
+    }
+
+
+class Service:
+    """``framewatch up`` in a session of its own; a context manager that waits until every source is analysed.
+
+    Args:
+        config: for the service.
+        folder: for its config file, its log and its state.
+        tree: the descendants of this process; all that are left at the end are killed.
+        arguments: more arguments for ``framewatch up``.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: Path, tree: ProcessTree, arguments: Sequence[str] = ()):
+        self._config, self._folder, self._tree = config, folder, tree
+        self._arguments = arguments
+        self._url = f"http://127.0.0.1:{config['service']['port']}"
+        self._log = folder / "service.log"
+
+    def __enter__(self) -> Self:
+        path = self._folder / "config.yaml"
+        path.write_text(json.dumps(self._config))  # JSON is YAML
+        command = [sys.executable, "-m", "stream.cli", "up", "-c", str(path), *self._arguments]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+            )
+        try:
+            self._await_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _await_ready(self) -> None:
+        missing = "no answer"
+        for _ in ticks(time.monotonic() + READY_S, 0.5):
+            self.check()
+            try:
+                if self._get("/readyz"):
+                    sources = json.loads(self._get("/v1/sources"))
+                    waiting = [source["id"] for source in sources if not source["analysed"]]
+                    if not waiting:
+                        return
+                    missing = f"no frame of {', '.join(waiting)} was analysed"
+            except urllib.error.HTTPError as error:
+                missing = f"{error.code}: {error.read().decode(errors='replace')[:500]}"
+            except OSError as error:
+                missing = str(error)
+        raise ServiceFailed(f"not ready after {READY_S:.0f} s ({missing})\n{self._tail()}")
+
+    def check(self) -> None:
+        """Raises ServiceFailed when the service has ended."""
+        if self._process.poll() is not None:
+            raise ServiceFailed(f"the service ended with {self._process.returncode}\n{self._tail()}")
+
+    def scrape(self) -> Scrape:
+        """The present metrics."""
+        text, at_s = self._get("/metrics").decode(), time.monotonic()
+        families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call] # its module has no annotations
+        return Scrape(at_s, {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples})
+
+    def sources(self) -> list[dict[str, Any]]:
+        """``/v1/sources``."""
+        views: list[dict[str, Any]] = json.loads(self._get("/v1/sources"))
+        return views
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self._url + path, timeout=15) as response:  # noqa: S310 # our own service
+            body: bytes = response.read()
+            return body
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                print(f"the service did not stop within {STOP_S:.0f} s", file=sys.stderr)
+        for _ in ticks(time.monotonic() + LINGER_S):
+            if all(process.ended for process in self._tree.processes().values()):
+                break
+        if killed := self._tree.end():
+            print(f"killed what the service left behind: {', '.join(sorted(killed))}", file=sys.stderr)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment for helper processes, with the repository importable."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,0 +1,229 @@
+"""The aggregator: events of frames, duplicates, and what survives a crash at any moment."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.aggregate import Aggregator
+from stream.boot import boot_id
+from stream.checkpoint import Checkpoint
+from stream.config import PipelineConfig
+from stream.config_file import parse_config
+from stream.deliver import Message, SourceFinished, SourceState
+from stream.detections import Detections
+from stream.events import AlertEvent, CountsEvent, Event, HealthEvent, TracksEvent
+from stream.frame import DetectedBatch, FrameInfo
+from stream.metrics import Metrics
+from stream.testing import ManualClock, MemorySink
+
+T0 = 1_700_000_000.0
+CLASSES = {"people": ("person", "dog")}
+
+
+def config(**changes: Any) -> PipelineConfig:
+    return parse_config(
+        {
+            "detectors": {"people": {"model": "m.onnx", "confidence": 0.5}},
+            "sources": [
+                {"id": name, "uri": f"{name}.mp4", "zones": [{"name": "all", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]}
+                for name in ("a", "b")
+            ],
+            "alerts": [{"name": "crowd", "type": "crowd", "zone": "a/all", "above": 1, "for_s": 0.5}],
+            "counting": {"enter_s": 0, "leave_s": 0.2},
+        }
+        | changes,
+        "test",
+        Path(),
+    )
+
+
+def frame(source_id: str, index: int, session: str = "") -> FrameInfo:
+    return FrameInfo(source_id, session, index, index / 10, T0 + index / 10, 640, 480, captured_s=999.0, decoded_s=999.1)
+
+
+def people(n: int, confidence: float = 0.9) -> Detections:
+    return Detections.of([[100 * i, 100, 100 * i + 50, 300] for i in range(n)], [confidence] * n, [0] * n)
+
+
+def batch(*rows: tuple[FrameInfo, Detections]) -> DetectedBatch:
+    frames, detections = zip(*rows, strict=True)
+    return DetectedBatch("people", "people@sha256:0", frames, detections, 999.5, boot_id(), T0)
+
+
+def aggregator(sink: MemorySink, folder: Path | None = None, clock: ManualClock | None = None, **changes: Any) -> Aggregator:
+    checkpoint = Checkpoint(folder / "checkpoint.json") if folder else None
+    return Aggregator(config(**changes), CLASSES, sink, clock or ManualClock(T0), Metrics(), checkpoint)
+
+
+def send(to: Aggregator, *messages: Message, start: int = 1, expected: str | None = None) -> None:
+    for number, message in enumerate(messages, start):
+        assert to.process("sender", number, message, expected).accepted
+
+
+def test_a_frame_becomes_a_tracks_event() -> None:
+    sink = MemorySink()
+    send(aggregator(sink), batch((frame("a", 7), people(2))))
+    [event] = sink.of(TracksEvent)
+    assert (event.source_id, event.frame_index, event.pts_s, event.width) == ("a", 7, 0.7, 640)
+    assert [(o.track_id, o.class_, o.zones) for o in event.objects] == [(1, "person", ["all"]), (2, "person", ["all"])]
+    assert event.objects[1].xyxy == (100, 100, 150, 300)
+    assert event.stages_ms["detect"] >= 0
+
+
+def test_faint_objects_keep_tracks_but_are_not_reported() -> None:
+    sink = MemorySink()
+    rows = [(frame("a", i), people(1, 0.3 if i == 2 else 0.9)) for i in range(4)]
+    send(aggregator(sink), *(batch(row) for row in rows))
+    assert [[o.track_id for o in event.objects] for event in sink.of(TracksEvent)] == [[1], [1], [], [1]]
+
+
+def test_a_frame_seen_before_is_ignored_and_a_new_session_is_not() -> None:
+    sink = MemorySink()
+    live = [{"id": "a", "uri": "rtsp://h/a"}]
+    to = aggregator(sink, sources=live, alerts=[])
+    send(
+        to,
+        batch((frame("a", 5, "s1"), people(1))),
+        batch((frame("a", 5, "s1"), people(1))),
+        batch((frame("a", 4, "s1"), people(1))),
+    )
+    send(to, batch((frame("a", 0, "s2"), people(1))), start=4)
+    assert [event.frame_index for event in sink.of(TracksEvent)] == [5, 0]
+
+
+def test_a_number_seen_before_is_ignored() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    message = SourceState("a", False, "stalled", T0)
+    send(to, message)
+    assert to.process("sender", 1, message, None).accepted
+    assert len(sink.of(HealthEvent)) == 1
+
+
+def test_another_incarnation_is_refused() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    receipt = to.process("sender", 1, batch((frame("a", 0), people(1))), "another")
+    assert not receipt.accepted
+    assert receipt.incarnation == to.incarnation
+    assert sink.events == []
+
+
+def test_frames_are_safe_only_when_their_events_are(tmp_path: Path) -> None:
+    sink, clock = MemorySink(hold=True), ManualClock(T0)
+    to = aggregator(sink, tmp_path, clock)
+    send(to, batch((frame("a", 0), people(1))))
+    clock.advance(2)
+    to.tick()  # takes a snapshot, whose events are not safe yet
+    assert to.progress("sender").safe == 0
+    sink.release()
+    assert to.progress("sender").safe == 1
+
+
+def test_finish_closes_the_open_window() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    send(to, batch((frame("a", 0), people(1))))
+    assert sink.of(CountsEvent) == []
+    send(to, SourceFinished("a"), start=2)
+    assert [(c.source_id, c.zone, c.entered) for c in sink.of(CountsEvent)] == [("a", "all", 1)]
+
+
+def messages() -> list[Message]:
+    """Ten seconds of two sources; a crowd in ``a`` from 2 s to 6 s."""
+    rows: list[Message] = []
+    for i in range(100):
+        crowd = people(3) if 20 <= i < 60 else people(1)
+        rows.append(batch((frame("a", i), crowd), (frame("b", i), people(i % 3))))
+        if i == 50:
+            rows.append(SourceState("b", False, "stalled", T0 + 5))
+    return [*rows, SourceFinished("a"), SourceFinished("b")]
+
+
+def by_id(events: list[Event]) -> dict[str, dict[str, Any]]:
+    return {event.event_id: event.model_dump(mode="json", exclude={"stages_ms"}) for event in events}
+
+
+@pytest.mark.parametrize("crash_at", [1, 19, 25, 26, 27, 40, 51, 52, 61, 70, 99, 102])
+def test_a_crash_at_any_message_changes_no_event(tmp_path: Path, crash_at: int) -> None:
+    whole = MemorySink()
+    send(aggregator(whole), *messages())
+
+    sink, clock = MemorySink(), ManualClock(T0)
+    first = aggregator(sink, tmp_path, clock)
+    safe = 0
+    for number, message in enumerate(messages()[:crash_at], 1):
+        clock.advance(0.1)
+        safe = first.process("sender", number, message, None).safe
+    second = aggregator(sink, tmp_path, clock)  # the first is gone, with all after its checkpoint
+    assert not second.process("sender", crash_at + 1, messages()[-1], first.incarnation).accepted
+    for number, message in enumerate(messages()[safe:], safe + 1):
+        clock.advance(0.1)
+        second.process("sender", number, message, second.incarnation)
+    assert by_id(sink.events) == by_id(whole.events)
+    raised = {alert.alert_id for alert in sink.of(AlertEvent) if alert.state == "raised"}
+    assert len(raised) == 1
+
+
+class DiesOnAlert(MemorySink):
+    """The process ends between the checkpoint and the alert's way to the sink."""
+
+    def write(self, event: Event, *args: Any, **options: Any) -> None:
+        if isinstance(event, AlertEvent):
+            raise SystemError("killed")
+        super().write(event, *args, **options)
+
+
+def test_an_alert_cut_off_on_its_way_out_is_sent_after_the_restart(tmp_path: Path) -> None:
+    whole = MemorySink()
+    send(aggregator(whole), *messages())
+    wanted = next(alert for alert in whole.of(AlertEvent) if alert.state == "raised")
+
+    with pytest.raises(SystemError):
+        send(aggregator(DiesOnAlert(), tmp_path), *messages())
+    sink = MemorySink()
+    aggregator(sink, tmp_path)
+    assert sink.of(AlertEvent) == [wanted]
+
+
+def test_a_source_with_changed_zones_starts_afresh_after_a_restart(tmp_path: Path) -> None:
+    clock = ManualClock(T0)
+    to = aggregator(MemorySink(), tmp_path, clock)
+    send(to, batch((frame("a", 5), people(1))))
+    to.close()
+    sink = MemorySink()
+    changed = [{"id": "a", "uri": "a.mp4", "zones": [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1]]}]}]
+    again = aggregator(sink, tmp_path, clock, sources=changed, alerts=[])
+    send(again, batch((frame("a", 5), people(1))), start=2)
+    assert len(sink.of(TracksEvent)) == 1
+
+
+def test_a_removed_source_is_forgotten() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    send(to, batch((frame("a", 0), people(1))))
+    to.set_sources([source for source in config().sources if source.id == "b"])
+    send(to, batch((frame("a", 1), people(1))), start=2)
+    assert len(sink.of(TracksEvent)) == 1
+    assert set(to.tallies()) == {"b"}
+
+
+def test_late_frames_make_one_breach_and_one_recovery() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    live = [{"id": "a", "uri": "rtsp://h/a"}]
+    to = aggregator(sink, clock=clock, sources=live, alerts=[], slo={"latency_ms": 500, "objective": 0.9, "window_s": 20})
+    number = 0
+    for second in range(120):
+        late_s = 2.0 if second < 30 else 0.1
+        for _ in range(5):
+            number += 1
+            clock.advance(0.2)
+            now_s = clock.monotonic()
+            info = FrameInfo("a", "s", number, number / 5, T0 + number / 5, 640, 480, now_s - late_s, now_s - late_s)
+            to.process("sender", number, DetectedBatch("people", "m", (info,), (people(1),), now_s, boot_id(), T0), None)
+        to.tick()
+    changes = [(event.source_id, event.state) for event in sink.of(HealthEvent)]
+    assert changes.count(("a", "slo_breached")) == changes.count(("a", "slo_recovered")) == 1
+    assert ("*", "slo_breached") in changes
+    assert changes[-1][1] == "slo_recovered"

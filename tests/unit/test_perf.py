@@ -1,0 +1,161 @@
+"""The load scripts' own arithmetic, and the contract of what they print."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from perf.load_test import attainment, histogram, interpolated_ms
+from perf.memory import Curve
+from perf.processes import MemoryPeak, ProcessTree, measure
+from perf.service import Scrape
+from perf.workload import percentiles_ms
+
+ROOT = Path(__file__).resolve().parents[2]
+BURN = "import time\nt = time.process_time()\nwhile time.process_time() - t < {seconds}: pass\n"
+
+
+def child(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def limit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "perf" / "limit.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_limit_prints_the_figures_as_one_object(shared: Path) -> None:
+    video = shared / "data" / "videos" / "one-by-one-person-detection.mp4"
+    done = limit("--sources", "1", "--file", video, "--fps", "5", "--seconds", "3", "--warmup", "0.5", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < figures["cpu_s_per_source_s"] < 1
+    assert figures["cpu_s_per_source_s"] == pytest.approx(figures["cpu_s"] / figures["seconds"], rel=0.01)
+    assert figures["frames_expected"] == 15
+    assert 12 <= figures["frames_analysed"] + sum(figures["drops"].values()) <= 17
+    assert set(figures["latency_ms"]) == {"p50", "p95", "p99"}
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p95"] <= figures["latency_ms"]["p99"]
+    assert figures["peak_memory_mib"] > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--file", "nowhere.mp4"], "there is no file nowhere.mp4"),
+        (["--file", __file__, "--sources", "0"], "--sources must be over 0"),
+        (["--file", __file__, "--model", __file__], "is not a video"),
+    ],
+)
+def test_limit_says_what_is_wrong(arguments: list[str], complaint: str) -> None:
+    done = limit(*arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
+def test_cpu_of_children_is_counted_while_they_run_and_after_they_ended() -> None:
+    short, long = child(BURN.format(seconds=0.4)), child(BURN.format(seconds=60))
+    try:
+        tree = ProcessTree(ignored=frozenset(ProcessTree().processes()) - {short.pid, long.pid})
+        used = measure(tree, 2.5, MemoryPeak(tree), lambda: reap(short))
+        assert short.returncode == 0
+        running = used.by_name[f"{Path(sys.executable).name} -c"]
+        assert running > 0.2
+        assert used.cpu_s == pytest.approx(running + 0.4, abs=0.2)  # the ended one is in our own children's time
+    finally:
+        long.kill()
+        long.wait()
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    process.poll()
+
+
+def test_cpu_of_ignored_children_is_not_counted() -> None:
+    burning = child(BURN.format(seconds=60))
+    try:
+        tree = ProcessTree(ignored=[burning.pid])
+        before = tree.cpu_s()
+        time.sleep(0.5)
+        assert tree.cpu_s() - before < 0.1
+        assert burning.pid not in tree.processes()
+        assert burning.pid in ProcessTree().processes()
+    finally:
+        burning.kill()
+        burning.wait()
+
+
+def test_what_is_left_is_killed_with_its_children() -> None:
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN.format(seconds=60)!r}])"
+    parent = child(nested)
+    others = frozenset(ProcessTree().processes()) - {parent.pid}
+    tree = ProcessTree(ignored=others)
+    while len(tree.processes()) < 2:
+        time.sleep(0.02)
+    pids = list(tree.processes())
+    assert len(tree.end()) == 2
+    parent.wait()
+    time.sleep(0.1)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in state(pid)]
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_memory_of_this_process() -> None:
+    memory = ProcessTree(own=True).memory()[os.getpid()]
+    assert 10 < memory.pss <= memory.rss
+
+
+def scrape(samples: dict[str, float]) -> Scrape:
+    buckets = {("framewatch_end_to_end_seconds_bucket", frozenset({("le", le)})): n for le, n in samples.items()}
+    return Scrape(0.0, buckets)
+
+
+def test_percentiles_and_attainment_between_two_scrapes() -> None:
+    buckets = histogram(scrape({"0.1": 50, "0.5": 50, "+Inf": 50}), scrape({"0.1": 140, "0.5": 149, "+Inf": 150}))
+    assert [count for _, count in buckets] == [90, 99, 100]
+    assert attainment(buckets) == pytest.approx(0.99)
+    latency_ms = interpolated_ms(buckets)
+    assert latency_ms["p50"] == pytest.approx(100 * 50 / 90)
+    assert latency_ms["p95"] == pytest.approx(100 + 400 * 5 / 9)
+    assert latency_ms["p99"] == pytest.approx(500)
+
+
+def test_without_frames_there_are_no_percentiles() -> None:
+    buckets = histogram(scrape({"0.5": 3, "+Inf": 3}), scrape({"0.5": 3, "+Inf": 3}))
+    assert attainment(buckets) is None
+    assert interpolated_ms(buckets) == percentiles_ms([]) == {"p50": None, "p95": None, "p99": None}
+
+
+def test_exact_percentiles_in_milliseconds() -> None:
+    assert percentiles_ms([i / 1000 for i in range(101)]) == pytest.approx({"p50": 50, "p95": 95, "p99": 99})
+
+
+def test_scrape_sums_by_label() -> None:
+    frames = "framewatch_frames_total"
+    found = Scrape(
+        0.0,
+        {
+            (frames, frozenset({("source", "a"), ("outcome", "dropped"), ("reason", "stale")})): 2,
+            (frames, frozenset({("source", "b"), ("outcome", "dropped"), ("reason", "stale")})): 3,
+            (frames, frozenset({("source", "b"), ("outcome", "analysed"), ("reason", "")})): 7,
+        },
+    )
+    assert found.by(frames, "reason", outcome="dropped") == {"stale": 5}
+    assert found.total(frames, source="b") == 10
+
+
+def test_growth_is_judged_after_settling() -> None:
+    curve = Curve("a", [5.0 * i for i in range(60)], [], [])
+    curve.rss = [200.0 if at_s >= 120 else at_s for at_s in curve.at_s]
+    assert curve.growth(120) == pytest.approx((0.0, 0.0), abs=1e-9)
+    curve.rss = [100 + at_s / 60 * 2 for at_s in curve.at_s]
+    slope, percent = curve.growth(120) or (0.0, 0.0)
+    assert slope == pytest.approx(2)
+    assert 3 < percent < 5
+    assert curve.growth(280) is None
