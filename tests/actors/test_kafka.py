@@ -54,7 +54,8 @@ def test_nothing_is_lost_when_ingest_and_aggregator_are_killed(
     clip = cut(shared / CLIP, tmp_path / "clip.mp4", 50)
     connection = KafkaConnection(bootstrap_servers=[kafka_broker.bootstrap])
     frames = {kind: publish(clip, f"video-{kind}", kind, connection, kind).records for kind in KINDS}
-    assert frames == {"jpeg": 500, "h264": 500}
+    total = sum(frames.values())
+    assert frames["jpeg"] == frames["h264"] == total / 2 >= 500
 
     def tracks() -> list[dict[str, Any]]:
         return ray_service.topic_events(kafka_broker.bootstrap, TOPICS["tracks"])
@@ -65,7 +66,7 @@ def test_nothing_is_lost_when_ingest_and_aggregator_are_killed(
     assert len(ray_service.distinct(tracks())) < 600, "it was too late to hurt anybody"
     ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) >= 650, 60, "frames after the ingest actor's death")
     service.kill("ray::AggregatorActor")
-    ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) >= 1000, 90, "the last frame")
+    ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) == total, 90, "the last frame")
     for kind in KINDS:
         ray_service.wait_for(lambda kind=kind: len(set(committed(kafka_broker, kind))) == 1, 20, f"the last commit of {kind}")
 
