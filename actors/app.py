@@ -1,6 +1,7 @@
-"""Builds the Serve application: what ``serve_config.yaml`` names as ``actors.app:build``."""
+"""Builds the Serve application: what ``serve_config.yaml`` names as ``actors.app:build``.
 
-from __future__ import annotations
+Annotations are not postponed in this module: Serve looks at that of ``build`` to make ``AppArgs`` of the YAML.
+"""
 
 from pathlib import Path
 from typing import Any

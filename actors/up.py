@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -56,16 +57,17 @@ def up(
 
     Raises:
         ModelError: a model cannot be used.
-        ConnectionError: the cluster cannot be reached.
-        FramewatchError: Serve could not deploy it.
+        FramewatchError: the cluster cannot be joined, or Serve could not deploy it.
     """
     application = build_config(config)
     address = address or os.environ.get("RAY_ADDRESS")
     own = address is None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if own:
         cpus = max(os.cpu_count() or 1, needed_cpus(config))
         ray.init(
+            address="local",  # else Ray joins whatever cluster was started on this machine last
             num_cpus=cpus,
             include_dashboard=dashboard,
             namespace=names.NAMESPACE,
@@ -73,7 +75,14 @@ def up(
             logging_level=logging.WARNING,
         )
     else:
-        ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise FramewatchError(f"the Ray cluster {address} cannot be joined: {redact(reason)}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray puts its own in their place, which end the process at once
+            signal.signal(number, handler)
     try:
         control = deploy(config, application)
         if on_ready:

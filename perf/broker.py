@@ -16,9 +16,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from perf.service import free_port
 from perf.workload import SHARED
 from stream.config import Topics
+from stream.testing.embedded_broker import free_port
 
 BROKER_TOOL = SHARED / "kafka" / "broker.py"
 READ_S = 30.0

@@ -1,7 +1,7 @@
 """The Ray service under load: N cameras in real time, everything running as in production, on this machine.
 
 Each camera is a file that plays at the speed of its clock, over and over (or, with ``--rtsp``, an RTSP mount of the
-camera simulator of the tests, which is not counted). ``framewatch up`` runs in a process of its own. Once every source is
+camera simulator of ``stream.testing``, which is not counted). ``framewatch up`` runs in a process of its own. Once every source is
 analysed and ``--warmup`` seconds have passed, it is measured for ``--seconds``:
 
 - CPU: user and system time of every process of the service (the command, Ray's raylet, GCS, dashboard and agents, Serve's
@@ -32,8 +32,9 @@ from typing import Any
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
 from perf.processes import MemoryPeak, ProcessTree, Terminated, adopt_orphans, measure
-from perf.service import Scrape, Service, ServiceFailed, free_port, quiet_environment, service_config
+from perf.service import Scrape, Service, ServiceFailed, service_config
 from perf.workload import PERCENTILES, ROOT, SLO, Result, Workload, options, percentiles_ms, workload
+from stream.testing.embedded_broker import free_port
 
 HISTOGRAM = "framewatch_end_to_end_seconds"
 SIMULATOR_S = 30.0
@@ -52,8 +53,11 @@ def main() -> int:
     stop = Terminated.on_signal()
     adopt_orphans()
     try:
-        with tempfile.TemporaryDirectory(prefix="framewatch-load-") as folder:
-            result = run(load, args, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
+            try:
+                result = run(load, args, Path(folder))
+            finally:
+                ProcessTree().end()  # the broker too, however far its start had come
     except (KeyboardInterrupt, stop):
         return 130
     except (ServiceFailed, ChildProcessError) as error:
@@ -161,7 +165,7 @@ def interpolated_ms(buckets: list[tuple[float, float]]) -> dict[str, float | Non
 
 @contextmanager
 def simulator(load: Workload) -> Iterator[tuple[list[str], int]]:
-    """The tests' RTSP camera simulator in a process of its own; gives the cameras' addresses and its pid."""
+    """The RTSP camera simulator in a process of its own; gives the cameras' addresses and its pid."""
     port = free_port()
     command = [
         sys.executable,
@@ -173,7 +177,7 @@ def simulator(load: Workload) -> Iterator[tuple[list[str], int]]:
         "--port",
         str(port),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, env=quiet_environment(), stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout is not None
         if not process.stdout.readline().startswith(b"ready"):

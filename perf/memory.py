@@ -70,8 +70,11 @@ def main() -> int:
     stop = Terminated.on_signal()
     adopt_orphans()
     try:
-        with tempfile.TemporaryDirectory(prefix="framewatch-memory-") as folder:
-            curves = watch(load, args, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
+            try:
+                curves = watch(load, args, Path(folder))
+            finally:
+                ProcessTree().end()  # the broker too, however far its start had come
     except (KeyboardInterrupt, stop):
         return 130
     except (ServiceFailed, ChildProcessError) as error:

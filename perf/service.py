@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from perf.processes import ProcessTree, ticks
 from perf.workload import ROOT, Workload
+from stream.testing.embedded_broker import free_port
 
 READY_S = 180.0  # two busy cores start Ray, a proxy and three actors in 15 to 40 s
 STOP_S = 120.0
@@ -95,7 +95,7 @@ class Service:
         command = [sys.executable, "-m", "stream.cli", "up", "-c", str(path), *self._arguments]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=self._environment(), start_new_session=True
             )
         try:
             self._await_ready()
@@ -103,6 +103,10 @@ class Service:
             self.__exit__()
             raise
         return self
+
+    def _environment(self) -> dict[str, str]:
+        """Ray keeps its files with ours, and so does not see clusters that others have started on this machine."""
+        return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(self._folder)}
 
     def _await_ready(self) -> None:
         missing = "no answer"
@@ -157,15 +161,3 @@ class Service:
                 break
         if killed := self._tree.end():
             print(f"killed what the service left behind: {', '.join(sorted(killed))}", file=sys.stderr)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def quiet_environment() -> dict[str, str]:
-    """The environment for helper processes, with the repository importable."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -25,9 +25,7 @@ TOPICS = {kind: f"crash-{kind}" for kind in ("tracks", "counts", "alerts", "heal
 def config(broker: Broker) -> dict[str, Any]:
     whole = [[0, 0], [1, 0], [1, 1], [0, 1]]
     return {
-        "sources": [
-            {"id": kind, "uri": f"kafka://video-{kind}", "zones": [{"name": "all", "polygon": whole}]} for kind in KINDS
-        ],
+        "sources": [{"id": kind, "uri": f"kafka://video-{kind}", "zones": [{"name": "all", "polygon": whole}]} for kind in KINDS],
         "alerts": [
             {"name": f"crowd-{kind}", "type": "crowd", "zone": f"{kind}/all", "above": 0, "for_s": 1, "clear_for_s": 3600}
             for kind in KINDS

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ LIVE = ("east", "west")
 
 @pytest.fixture
 def clip(shared: Path, tmp_path: Path) -> Path:
-    """8 s in which somebody comes, walks and goes: 42 s to 52 s of the clip has both."""
+    """10 s in which one person goes and another comes."""
     return camera_clip(shared / CLIP, tmp_path / "camera.mp4", 42, 10)
 
 
@@ -60,19 +61,20 @@ def test_no_count_and_no_alert_is_lost_while_the_broker_is_away(
     ray_service.wait_for(lambda: all(service.analysed(i) >= during[i] + 10 for i in LIVE), 30, "further frames")
     assert aggregator.is_running()
     memory.append(aggregator.memory_info().rss)
-    deploy_events = ray_service.jsonl(tmp_path / "events.jsonl")
+    events = ray_service.jsonl(tmp_path / "events.jsonl")
 
-    cutoff = max(e["at"] for e in ray_service.of_schema(deploy_events, "alerts"))
     for kind in ("counts", "alerts", "health"):
-        told = {e["event_id"]: e for e in ray_service.of_schema(deploy_events, kind)}
-        wait = lambda told=told, kind=kind: told.keys() <= kafka_ids(broker, kind)  # noqa: E731
-        ray_service.wait_for(wait, 20, f"all {len(told)} {kind} on Kafka (until {cutoff})")
-    counts = ray_service.of_schema(deploy_events, "counts")
+        told = {event["event_id"] for event in ray_service.of_schema(events, kind)}
+        assert told
+        arrived = lambda told=told, kind=kind: told <= kafka_ids(broker, kind)  # noqa: E731
+        ray_service.wait_for(arrived, 20, f"all {len(told)} {kind} on Kafka")
+    assert len(ray_service.of_schema(events, "alerts")) >= 4
+    counts = ray_service.of_schema(events, "counts")
     for source_id in LIVE:
         windows = [e for e in counts if e["source_id"] == source_id]
         starts = [datetime.fromisoformat(e["window_start"]).timestamp() for e in windows]
         assert len(starts) > OUTAGE_S
-        assert [after - before for before, after in zip(starts, starts[1:], strict=False)] == [1.0] * (len(starts) - 1)
+        assert [after - before for before, after in pairwise(starts)] == [1.0] * (len(starts) - 1)
         assert all(e["frames"] for e in windows[1:]), "the analysis paused"
         assert sum(e["entered"] for e in windows) - sum(e["left"] for e in windows) == windows[-1]["occupancy"]["last"]
     assert max(memory) - memory[0] < 40 << 20, f"memory grew: {[m >> 20 for m in memory]} MiB"
@@ -88,14 +90,12 @@ def kafka_ids(broker: Broker, kind: str) -> set[str]:
 
 
 @pytest.fixture
-def mixed(
-    clip: Path, shared: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]
-) -> Iterator[tuple[ray_service.Service, Path]]:
+def mixed(clip: Path, shared: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]) -> tuple[ray_service.Service, Path]:
     """A camera and a file that must not lose a frame; and the file of events."""
     cut(shared / CLIP, tmp_path / "file.mp4", 100)
     config = live_config(clip, [{"type": "jsonl", "path": "events.jsonl"}])
     config["sources"].append({"id": "file", "uri": "file.mp4"})
-    yield deploy(config), tmp_path / "events.jsonl"
+    return deploy(config), tmp_path / "events.jsonl"
 
 
 def test_detector_and_control_are_killed(mixed: tuple[ray_service.Service, Path]) -> None:
@@ -118,8 +118,7 @@ def test_detector_and_control_are_killed(mixed: tuple[ray_service.Service, Path]
     ray_service.wait_for(service.ready, 20, "readiness")
     at_kill = len(frames("west"))
     service.kill("ServeReplica:framewatch:Control")
-    ray_service.wait_for(lambda: not service.ready(), 10, "Control being away")
-    ray_service.wait_for(service.ready, 40, "Control being back")
+    ray_service.wait_for(service.ready, 40, "Control being back")  # Serve's proxy lets requests wait for the new replica
     ray_service.wait_for(lambda: len(frames("west")) >= at_kill + 10, 20, "the camera going on without Control")
     assert [process.pid for title in titles for process in service.cluster.processes(title)] == workers
     assert psutil.pid_exists(workers[0])
@@ -132,7 +131,7 @@ def test_detector_and_control_are_killed(mixed: tuple[ray_service.Service, Path]
 
 def max_gap_s(times: list[str]) -> float:
     at = [datetime.fromisoformat(time) for time in times]
-    return max((after - before).total_seconds() for before, after in zip(at, at[1:], strict=False))
+    return max((after - before).total_seconds() for before, after in pairwise(at))
 
 
 def test_an_objective_out_of_reach_is_one_breach(clip: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]) -> None:

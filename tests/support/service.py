@@ -54,6 +54,7 @@ def ray_cluster() -> Iterator[Cluster]:
     """A cluster with enough CPUs for any test, on loopback, whatever cores the machine has."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
+        address="local",
         num_cpus=8,
         include_dashboard=False,
         namespace=names.NAMESPACE,

@@ -1,0 +1,158 @@
+"""How the service is started and stopped: ``framewatch up`` as a command, ``serve deploy`` on a running cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.golden.scenario import CLIP
+from tests.support import service as ray_service
+from tests.support.kafka_broker import free_port
+from tests.support.media import camera_clip
+
+pytestmark = pytest.mark.ray
+BIN = Path(sys.executable).parent
+NO_TOKEN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture
+def config_path(shared: Path, tmp_path: Path) -> Path:
+    """A config with one camera that never ends, on a port of its own."""
+    camera_clip(shared / CLIP, tmp_path / "camera.mp4", 24, 5)
+    config = {
+        "detectors": {"people": {"model": str(shared / "data/models/FastestDet.onnx"), "threads": 1}},
+        "sources": [{"id": "hall", "uri": "camera.mp4", "realtime": True, "loop": True, "fps": 5}],
+        "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
+        "service": {"port": free_port(), "state_dir": "state"},
+        "slo": {"latency_ms": 2000},
+    }
+    path = tmp_path / "framewatch.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def start(config_path: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """``start(*options)`` runs ``framewatch up`` with the config."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*options: str) -> subprocess.Popen[str]:
+        command = [BIN / "framewatch", "up", "-c", config_path, "--no-dashboard", *options]
+        process = subprocess.Popen(command, env=NO_TOKEN, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def children(process: subprocess.Popen[str]) -> set[psutil.Process]:
+    """The processes that a command has started, by themselves and further down."""
+    return set(psutil.Process(process.pid).children(recursive=True))
+
+
+def assert_ended(processes: set[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(list(processes), timeout=10)
+    assert [process.cmdline() for process in alive] == []
+
+
+def events(tmp_path: Path) -> list[dict[str, Any]]:
+    path = tmp_path / "events.jsonl"
+    return ray_service.jsonl(path) if path.exists() else []
+
+
+def test_up_for_some_seconds(start: Callable[..., subprocess.Popen[str]], config_path: Path, tmp_path: Path) -> None:
+    process = start("--for", "4")
+    url = f"http://127.0.0.1:{yaml.safe_load(config_path.read_text())['service']['port']}"
+    ray_service.wait_for(lambda: answers(f"{url}/readyz"), 90, "readiness")
+    ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 30, "events")
+    with urllib.request.urlopen(f"{url}/v1/sources", timeout=5) as answer:
+        assert json.loads(answer.read())[0]["state"] == "online"
+    spawned = children(process)
+    assert len(spawned) > 5
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert f"framewatch is up: {url}" in told
+    assert "Traceback" not in told
+    assert_ended(spawned)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_ends_on_a_signal(number: signal.Signals, start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = start()
+    ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 90, "events")
+    spawned = children(process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "framewatch has stopped" in told
+    assert "Traceback" not in told
+    assert_ended(spawned)
+
+
+CLUSTER = """
+import sys
+import ray
+from ray import serve
+dashboard, http = map(int, sys.argv[1:])
+ray.init("local", num_cpus=8, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=dashboard, log_to_driver=False)
+serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": http})
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def dashboard(config_path: Path) -> Iterator[str]:
+    """Address of the dashboard of a Ray cluster that somebody else runs, in whose environment the config is named. Its
+    Serve listens on loopback."""
+    port, http = free_port(), yaml.safe_load(config_path.read_text())["service"]["port"]
+    command = [sys.executable, "-c", CLUSTER, str(port), str(http)]
+    environment = NO_TOKEN | {"FRAMEWATCH_CONFIG": str(config_path)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout is not None
+        assert cluster.stdin is not None
+        try:
+            assert cluster.stdout.readline() == "ready\n"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            spawned = children(cluster)
+            cluster.stdin.close()
+            cluster.wait(60)
+            for process in psutil.wait_procs(list(spawned), timeout=10)[1]:
+                process.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_serve_deploy_on_a_running_cluster(dashboard: str, config_path: Path, tmp_path: Path) -> None:
+    """As in production: ``serve deploy serve_config.yaml``."""
+    port = yaml.safe_load(config_path.read_text())["service"]["port"]
+    tool(tmp_path, "deploy", str(ROOT / "serve_config.yaml"), "--address", dashboard)
+    ray_service.wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 90, "readiness")
+    ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 60, "events")
+    tool(tmp_path, "shutdown", "--yes", "--address", dashboard)
+
+
+def tool(folder: Path, *arguments: str) -> None:
+    done = subprocess.run([BIN / "serve", *arguments], capture_output=True, text=True, cwd=folder, timeout=90, env=NO_TOKEN)
+    assert done.returncode == 0, done.stdout + done.stderr
