@@ -52,9 +52,10 @@ class AggregatorActor:
         name: of this actor; also of its files in the state folder.
         config: the whole config; sources are set by Control.
         classes: class names by detector.
+        run: names one start of the service; a restarted actor gets the same one.
     """
 
-    def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]]):
+    def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]], run: str):
         folder = config.service.state_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         self._name = name
@@ -63,7 +64,7 @@ class AggregatorActor:
         self._ray_metrics = RayMetrics(self._metrics, name)
         self._sink = open_sinks(config.sinks, folder / "spool")
         checkpoint = Checkpoint(folder / "checkpoint.json")
-        self._aggregator = Aggregator(config, classes, self._sink, SystemClock(), self._metrics, checkpoint)
+        self._aggregator = Aggregator(config, classes, self._sink, SystemClock(), self._metrics, checkpoint, run=run)
         self._told = threading.Event()
         self._pending, self._fewer_s = 0, time.monotonic()
         self._lease = Lease(self._tick, self._close, TICK_S)

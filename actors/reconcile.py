@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Awaitable, Collection
 from typing import Any
 
@@ -54,6 +55,7 @@ class Reconciler:
         self.faults: dict[str, str] = {"control": "starting"}
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._tidied = self._stopping = False
+        self._run = uuid.uuid4().hex
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
     @property
@@ -135,7 +137,8 @@ class Reconciler:
             args: tuple[object, ...] = (name, self._config, self._models)
         else:
             kind, num_cpus = ray.remote(AggregatorActor), 0.1
-            args = (name, self._config, {detector: model.classes for detector, model in self._models.items()})
+            classes = {detector: model.classes for detector, model in self._models.items()}
+            args = (name, self._config, classes, self._run)
         remote: Any = kind.options(
             name=name,
             namespace=names.NAMESPACE,

@@ -62,7 +62,7 @@ def up(
     application = build_config(config)
     address = address or os.environ.get("RAY_ADDRESS")
     own = address is None
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if own:
         cpus = max(os.cpu_count() or 1, needed_cpus(config))

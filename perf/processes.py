@@ -182,7 +182,7 @@ def _name(command: bytes, name: str) -> str:
         return re.sub(r"^ray::(ServeReplica:)?|\.[a-z_]+$", "", words[0].split("(")[0])  # without the method that runs now
     for option, word in pairwise(words):
         if option in ("-c", "-m") or word.endswith(".py"):
-            return {"-c": f"{Path(words[0]).name} -c", "-m": word}.get(option, Path(word).stem)
+            return {"-c": Path(words[0]).name, "-m": word}.get(option, Path(word).stem)
     return Path(words[0]).name
 
 

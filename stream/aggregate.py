@@ -29,6 +29,7 @@ from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthStat
 from stream.frame import DetectedBatch, FrameInfo
 from stream.metrics import Metrics
 from stream.observation import Observation
+from stream.redact import redact
 from stream.sinks.base import Sink
 from stream.slo import SloTracker, stages_ms
 from stream.track import ByteTracker
@@ -80,7 +81,8 @@ class SourceAnalyser:
     def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
         """A fresh analyser with the settings of ``source``."""
         detector = config.detectors[config.detector_of(source)]
-        settings = (source.uri, source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
+        rules = (source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
+        settings = (redact(source.uri), *rules)  # a new password is no other camera
         return cls(
             config=source,
             classes=classes,
@@ -164,6 +166,8 @@ class Aggregator:
         metrics: counters and histograms.
         checkpoint: where state survives a restart; None keeps none.
         on_tracks: sees every tracks event, on the thread that delivers its frame.
+        run: names one start of the whole service. In another run than the checkpoint's, files are read from their
+            beginning, so nothing is remembered of them.
     """
 
     def __init__(
@@ -175,7 +179,9 @@ class Aggregator:
         metrics: Metrics,
         checkpoint: Checkpoint | None = None,
         on_tracks: Callable[[TracksEvent], None] | None = None,
+        run: str = "",
     ):
+        self._run = run
         self.incarnation = uuid.uuid4().hex
         self._config, self._classes, self._sink = config, classes, sink
         self._clock, self._metrics, self._checkpoint = clock, metrics, checkpoint
@@ -195,6 +201,8 @@ class Aggregator:
         self._committed_s = clock.monotonic()
         self._saved = (checkpoint and checkpoint.load()) or {}
         if self._saved:
+            if self._saved["run"] != run:
+                self._saved = _without_files(self._saved, config)
             self._alerts.restore(self._saved["alerts"])
             self._slo.restore(self._saved["slo"])
             self._numbers |= self._saved["numbers"]
@@ -415,6 +423,7 @@ class Aggregator:
             pending = [alert for _, alert in self._pending_alerts] + alerts
             state = {
                 "sources": {source_id: analyser.state() for source_id, analyser in self._sources.items()},
+                "run": self._run,
                 "alerts": self._alerts.state(),
                 "slo": self._slo.state(),
                 "numbers": dict(self._numbers),
@@ -461,3 +470,16 @@ class Aggregator:
             else:
                 self.sink_fault = self.sink_fault or "events could not be written in time"
             self._judge_slo()
+
+
+def _without_files(state: dict[str, Any], config: PipelineConfig) -> dict[str, Any]:
+    """A checkpoint without what it holds of file sources."""
+    files = {source.id for source in config.sources if source.scheme == "file"}
+    alerts = state["alerts"]
+    return state | {
+        "sources": {source_id: one for source_id, one in state["sources"].items() if source_id not in files},
+        "alerts": {
+            "occupancy": {path: n for path, n in alerts["occupancy"].items() if path.split("/")[0] not in files},
+            "machines": [machine for machine in alerts["machines"] if machine["source_id"] not in files],
+        },
+    }

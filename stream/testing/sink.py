@@ -58,9 +58,5 @@ class MemorySink:
         """Events held back."""
         return self.written - self._safe
 
-    def fault(self) -> str:
-        """Never at fault."""
-        return ""
-
     def close(self, timeout_s: float = 10) -> None:
         """Nothing to close."""

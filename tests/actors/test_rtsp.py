@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.metrics import PUBLISHED
 from stream.testing.rtsp_server import CameraServer
 from tests.golden.scenario import CLIP
 from tests.support import service as ray_service
@@ -76,6 +77,10 @@ def test_one_camera_goes_and_comes_back(cameras: CameraServer, tmp_path: Path, d
     status, metrics = service.get("/metrics")
     assert status == 200
     assert_all_families(metrics)
+    exported = service.cluster.exported_metrics()
+    for family in PUBLISHED.keys() - {"framewatch_frames"}:
+        assert f"ray_{family}{{" in exported
+    assert "ray_framewatch_frames_total{" in exported
     answers = metrics + "".join(service.get(path)[1] for path in ("/v1/sources", "/readyz", "/openapi.json"))
     assert "viewer" in answers  # the address is shown, the password is not
     assert_no_password("the API", answers)

@@ -48,6 +48,13 @@ class Cluster:
                 continue
         return found
 
+    def exported_metrics(self) -> str:
+        """What Ray itself exports for its dashboard, in Prometheus' format."""
+        (node,) = ray.nodes()
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+
 
 @contextmanager
 def ray_cluster() -> Iterator[Cluster]:

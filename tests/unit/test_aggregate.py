@@ -19,16 +19,15 @@ from stream.testing import ManualClock, MemorySink
 
 T0 = 1_700_000_000.0
 CLASSES = {"people": ("person", "dog")}
+ZONE = [{"name": "all", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]
+CROWDS = [{"name": f"crowd-{i}", "type": "crowd", "zone": f"{i}/all", "above": 1, "for_s": 0.5} for i in "ak"]
 
 
 def config(**changes: Any) -> PipelineConfig:
     return parse_config(
         {
             "detectors": {"people": {"model": "m.onnx", "confidence": 0.5}},
-            "sources": [
-                {"id": name, "uri": f"{name}.mp4", "zones": [{"name": "all", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]}
-                for name in ("a", "b")
-            ],
+            "sources": [{"id": name, "uri": f"{name}.mp4", "zones": ZONE} for name in ("a", "b")],
             "alerts": [{"name": "crowd", "type": "crowd", "zone": "a/all", "above": 1, "for_s": 0.5}],
             "counting": {"enter_s": 0, "leave_s": 0.2},
         }
@@ -51,9 +50,11 @@ def batch(*rows: tuple[FrameInfo, Detections]) -> DetectedBatch:
     return DetectedBatch("people", "people@sha256:0", frames, detections, 999.5, boot_id(), T0)
 
 
-def aggregator(sink: MemorySink, folder: Path | None = None, clock: ManualClock | None = None, **changes: Any) -> Aggregator:
+def aggregator(
+    sink: MemorySink, folder: Path | None = None, clock: ManualClock | None = None, run: str = "run", **changes: Any
+) -> Aggregator:
     checkpoint = Checkpoint(folder / "checkpoint.json") if folder else None
-    return Aggregator(config(**changes), CLASSES, sink, clock or ManualClock(T0), Metrics(), checkpoint)
+    return Aggregator(config(**changes), CLASSES, sink, clock or ManualClock(T0), Metrics(), checkpoint, run=run)
 
 
 def send(to: Aggregator, *messages: Message, start: int = 1, expected: str | None = None) -> None:
@@ -197,6 +198,24 @@ def test_a_source_with_changed_zones_starts_afresh_after_a_restart(tmp_path: Pat
     again = aggregator(sink, tmp_path, clock, sources=changed, alerts=[])
     send(again, batch((frame("a", 5), people(1))), start=2)
     assert len(sink.of(TracksEvent)) == 1
+
+
+def test_another_run_of_the_service_reads_files_again_and_resumes_the_rest(tmp_path: Path) -> None:
+    sources = [{"id": "a", "uri": "a.mp4", "zones": ZONE}, {"id": "k", "uri": "kafka://k", "zones": ZONE}]
+    changes = {"sources": sources, "kafka": {"bootstrap_servers": ["h:1"]}, "alerts": CROWDS}
+    crowd = [batch((frame("a", i), people(3)), (frame("k", i), people(3))) for i in range(20)]
+    first = MemorySink()
+    to = aggregator(first, tmp_path, **changes)
+    send(to, *crowd)
+    to.close()
+    second = MemorySink()
+    again = aggregator(second, tmp_path, run="another run", **changes)
+    for number, message in enumerate(crowd, 1):
+        again.process("another sender", number, message, None)
+    of_a = {event.event_id for event in first.of(TracksEvent) if event.source_id == "a"}
+    assert {event.event_id for event in second.of(TracksEvent)} == of_a
+    assert [alert.source_id for alert in first.of(AlertEvent)] == ["a", "k"]
+    assert [alert.source_id for alert in second.of(AlertEvent)] == ["a"]
 
 
 def test_a_removed_source_is_forgotten() -> None:
