@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ray.util.metrics import Counter, Gauge
 
 from stream.metrics import Metrics
@@ -16,6 +18,8 @@ PUBLISHED = {
 }
 """Families of ``stream.metrics`` and their labels. Ray puts ``ray_`` before the names."""
 
+INTERVAL_S = 5.0  # Ray reports every 10 s; each value costs its process some 10 us, and the agent more
+
 
 class RayMetrics:
     """Copies the families in ``PUBLISHED`` from one process's metrics to Ray's. Called from one thread."""
@@ -24,10 +28,15 @@ class RayMetrics:
         self._metrics, self._actor = metrics, actor
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
+        self._published_s = -INTERVAL_S
         self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def publish(self) -> None:
-        """Copy the present values."""
+        """Copy the present values; calls within ``INTERVAL_S`` of the last copy do nothing."""
+        now_s = time.monotonic()
+        if now_s - self._published_s < INTERVAL_S:
+            return
+        self._published_s = now_s
         for family in self._metrics.registry.collect():
             labels = PUBLISHED.get(family.name)
             if labels is None:

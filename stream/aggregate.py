@@ -36,7 +36,7 @@ from stream.track import ByteTracker
 
 logger = logging.getLogger(__name__)
 
-COMMIT_INTERVAL_S = 1.0
+COMMIT_INTERVAL_S = 2.0
 ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
 MAX_SENDERS = 256  # ingest processes remembered, restarts included
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand

@@ -28,9 +28,9 @@ from stream.frame import Frame, FrameBatch, FrameInfo, Uint8Array
 
 DropReason = Literal["queue_full", "stale"]
 
-MAX_WINDOW_S = 0.05  # 24 cameras at 5 frames/s bring 6 frames in it; a Serve call of 1 costs 5 ms of CPU a frame, of 8 1.5 ms
+MAX_WINDOW_S = 0.15  # 8 cameras at 5 frames/s bring 6 frames in it; a Serve call of 1 costs 5 ms of CPU a frame, of 8 0.8 ms
 RESERVE = 0.2  # of the budget, for decoding before, and tracking and the broker's acknowledgement (13 ms measured) behind
-WINDOW_SHARE = 0.25  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
+WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
 FRAME_WEIGHT = 0.05  # of a frame in the moving average of the detector time: a step is followed to 90 % after 45 frames
 STALE_PASS_S = 1.0  # a live source whose frames all come too late still gets one through in this time: late, not blind
 
@@ -39,8 +39,8 @@ def batch_window_s(latency_s: float, detector_s: float) -> float:
     """How long a frame may wait for company, in seconds.
 
     ``spare = latency_s * (1 - RESERVE) - detector_s`` is what the latency budget leaves; the window is ``WINDOW_SHARE``
-    of that, from 0 to ``MAX_WINDOW_S``. With 500 ms and a detector of 30 ms: (400 - 30) / 4 = 92, so 50 ms; with 100 ms:
-    (80 - 30) / 4 = 12.5 ms.
+    of that, from 0 to ``MAX_WINDOW_S``. With 500 ms and a detector of 30 ms: (400 - 30) * 0.4 = 148 ms; with 100 ms:
+    (80 - 30) * 0.4 = 20 ms.
     """
     spare_s = latency_s * (1 - RESERVE) - detector_s
     return min(max(spare_s * WINDOW_SHARE, 0.0), MAX_WINDOW_S)

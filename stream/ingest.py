@@ -99,7 +99,9 @@ class Ingest:
         detector = self._config.detector_of(source)
         batcher = self._batchers[detector]
         policy = Policy.DROP_OLDEST if source.live else Policy.BLOCK
-        batcher.add_source(source.id, BUFFERED_FRAMES, policy, live=source.live)
+        batch_size = self._config.detectors[detector].batch_size
+        capacity = BUFFERED_FRAMES if source.live else max(BUFFERED_FRAMES, batch_size)
+        batcher.add_source(source.id, capacity, policy, live=source.live)
         worker = SourceWorker(
             source,
             self._config.kafka_input(source) if source.scheme == "kafka" else None,

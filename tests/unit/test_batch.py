@@ -88,7 +88,7 @@ class TestFrameBuffer:
 
 class TestWindow:
     @pytest.mark.parametrize(
-        ("latency_s", "detector_s", "window_s"), [(0.5, 0.03, MAX_WINDOW_S), (0.1, 0.03, 0.0125), (0.1, 0.5, 0.0)]
+        ("latency_s", "detector_s", "window_s"), [(0.5, 0.03, 0.148), (0.8, 0.03, MAX_WINDOW_S), (0.1, 0.03, 0.02), (0.1, 0.5, 0.0)]
     )
     def test_follows_from_slo_and_detector_time(self, latency_s: float, detector_s: float, window_s: float) -> None:
         assert batch_window_s(latency_s, detector_s) == pytest.approx(window_s)
@@ -100,7 +100,7 @@ class TestWindow:
         for _ in range(30):
             batcher.observe_detector_s(0.38, 4)
         assert batcher.detector_s == pytest.approx(0.38, rel=0.01)
-        assert batcher.window_s == pytest.approx((0.4 - 0.38) / 4, abs=0.001)
+        assert batcher.window_s == pytest.approx((0.4 - 0.38) * 0.4, abs=0.001)
 
     def test_a_small_batch_moves_the_average_less(self, batcher: Batcher) -> None:
         other = Batcher("people", 4, LATENCY_S)
