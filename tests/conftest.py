@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.kafka_broker import Broker
 from tests.support.kafka_broker import kafka_broker as run_broker
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from tests.support.service import Cluster, Service
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("ci", derandomize=True)  # a change is judged by the same examples each time
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from stream.redact import MASK, redact
 passwords = st.text(string.ascii_letters + string.digits + "@:/%?#&=+,;!$'\"\\<>[]{}()*-_.~^|` äß€", min_size=1, max_size=24).map(
     lambda tail: "Z9" + tail
 )
-users = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=10)
+users = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=10).filter(lambda user: "Z9" not in user)
 texts = st.text(max_size=200) | st.text("@:/%='\" \\aps*", max_size=60)
 
 
