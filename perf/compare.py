@@ -43,9 +43,8 @@ def main() -> int:
         print("no ratio: nothing was sustained by " + " and ".join(script for script, found in costs.items() if not found))
         return 1
     limit, service = (statistics.median(found) for found in costs.values())
-    print(
-        f"medians of sustained runs: limit {1000 * limit:.1f}, service {1000 * service:.1f} ms per source second; ratio {limit / service:.3f}"
-    )
+    medians = f"limit {1000 * limit:.1f}, service {1000 * service:.1f} ms per source second"
+    print(f"medians of sustained runs: {medians}; ratio {limit / service:.3f}")
     return 0
 
 
