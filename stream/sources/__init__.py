@@ -29,6 +29,10 @@ def open_source(config: SourceConfig, kafka: KafkaInput | None, clock: Clock) ->
         from stream.sources.rtsp import RtspSource
 
         return RtspSource(config, clock)
+    if config.scheme == "simulate":
+        from stream.sources.simulated import SimulatedSource
+
+        return SimulatedSource(config, clock)
     from stream.sources.file import FileSource
 
     return FileSource(config, clock)

@@ -1,0 +1,1 @@
+"""The commands of ``framewatch``, one a module; ``stream.cli`` adds them."""

@@ -1,0 +1,1 @@
+"""Labelled data: COCO files, MOTChallenge rows, and the pictures they speak of."""

@@ -1,0 +1,1 @@
+"""Simulated cameras: scenes, the people who walk in them, their pictures, and the truth about both."""
