@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -21,6 +23,7 @@ from stream.clock import SystemClock
 from stream.config import (
     AlertRule,
     CrowdRule,
+    DetectorConfig,
     JsonlSinkConfig,
     LineRule,
     PipelineConfig,
@@ -30,7 +33,9 @@ from stream.config import (
 )
 from stream.config_file import load_config, parse_config
 from stream.errors import ConfigError, Fault, SourceError
+from stream.models.registry import DEFAULT_MODEL
 from stream.pipeline import Pipeline, SourceSummary
+from stream.redact import redact
 from stream.sinks import open_sinks
 from stream.sources.file import FileSource
 from stream.worker import SourceStatus
@@ -52,28 +57,28 @@ class Request:
 
 
 def build_config(request: Request) -> PipelineConfig:
-    """The config to run: the file's, narrowed to the inputs.
+    """The config to run: the file's, narrowed to the inputs; without a file, the default model's.
 
     Raises:
         ConfigError: bad usage, or the config file is wrong.
     """
     if request.config_path is not None:
         config = load_config(request.config_path)
-    elif request.model is not None:
-        config = parse_config({"detectors": {"default": {"model": str(request.model)}}}, "command line", Path.cwd())
     else:
-        raise ConfigError("framewatch process", [Fault("", "give --model MODEL or -c CONFIG")])
-    sources = [_source(text, config) for text in request.inputs] or [s for s in config.sources if s.scheme == "file"]
+        model = str(request.model or DEFAULT_MODEL)
+        config = parse_config({"detectors": {"default": {"model": model}}}, "command line", Path.cwd())
+    sources = [_source(text, config) for text in request.inputs] or [s for s in config.sources if s.recorded]
     if not sources:
-        raise ConfigError("framewatch process", [Fault("", "give an INPUT; the config has no file source")])
+        raise ConfigError("framewatch process", [Fault("", "give an INPUT; the config has no file and no simulated source")])
     sources = _with_distinct_ids(sources)
     update: dict[str, object] = {"realtime": True} if request.realtime else {}
     if request.fps is not None:
         update["fps"] = request.fps
     detectors = config.detectors
     if request.config_path is not None and request.model is not None:
-        model = {"model": str(request.model.absolute())}
-        detectors = {name: detector.model_copy(update=model) for name, detector in detectors.items()}
+        named = DetectorConfig(model=str(request.model)).model_name
+        model = named or str(request.model.absolute())
+        detectors = {name: detector.model_copy(update={"model": model}) for name, detector in detectors.items()}
     return config.model_copy(
         update={
             "detectors": detectors,
@@ -89,13 +94,34 @@ def _source(text: str, config: PipelineConfig) -> SourceConfig:
     source_id, equals, rest = text.partition("=")
     known = {source.id: source for source in config.sources}
     if equals and source_id in known:
-        return known[source_id].model_copy(update={"uri": _absolute(rest)})
-    uri = _absolute(text)
+        return known[source_id].model_copy(update={"uri": _checked(rest)})
+    uri = _checked(text)
     for source in config.sources:
         if uri == source.uri:
             return source
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(uri).stem).strip("-.")[:60] or "input"
-    return SourceConfig(id=stem, uri=uri)
+    return SourceConfig(id=_id(uri), uri=uri)
+
+
+def _id(uri: str) -> str:
+    """The file's name, of an address the end of its path, else its host. It gets into every event: never the password."""
+    if "://" in uri:
+        try:
+            address = urlsplit(redact(uri))
+        except ValueError:  # a host like [::1
+            return "input"
+        name = Path(address.path).stem or address.hostname or ""
+    else:
+        name = Path(uri).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60] or "input"
+
+
+def _checked(text: str) -> str:
+    """The address that an INPUT means."""
+    try:
+        return SourceConfig(id="input", uri=_absolute(text)).uri
+    except ValidationError as error:
+        reason = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigError("framewatch process", [Fault(redact(text), reason)]) from None
 
 
 def _absolute(uri: str) -> str:
@@ -173,7 +199,9 @@ def _bar(console: Console) -> Progress:
 
 
 def _duration_s(source: SourceConfig) -> float | None:
-    """Announced length of a file, for the progress bar."""
+    """Announced length of an input, for the progress bar."""
+    if source.scheme == "simulate":
+        return source.simulated.seconds
     if source.scheme != "file" or source.loop:
         return None
     with contextlib.suppress(SourceError), FileSource(source, SystemClock()) as opened:

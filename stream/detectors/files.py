@@ -1,8 +1,9 @@
-"""A model's files: the model itself and the YAML beside it."""
+"""A model's files: the model itself and the YAML beside it, or what the registry of models knows of it."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +12,12 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from stream.detectors.spec import KNOWN_MODELS, ModelSpec
+from stream.detectors.spec import ModelSpec
 from stream.errors import ModelError
+from stream.models.cache import ensure, path_of
+from stream.models.registry import read_registry
 
+logger = logging.getLogger(__name__)
 OPENVINO_SUFFIXES = (".onnx", ".xml", ".pb")
 TORCH_SUFFIXES = (".pt2",)
 
@@ -25,7 +29,7 @@ class ModelFile:
     Attributes:
         path: the model.
         sha256: hex digest of its content; of an OpenVINO ``.xml`` together with its ``.bin``.
-        spec: from the YAML beside it, else the one that belongs to the digest.
+        spec: from the YAML beside it, else the registry's for that digest.
         described_by: what the spec was taken from, for messages.
     """
 
@@ -63,12 +67,28 @@ def read_model_file(model: str | Path) -> ModelFile:
         raise ModelError(f"{path}: described twice, by {found[0].name} and {found[1].name}; remove one")
     if found:
         return ModelFile(path, digest, _read_spec(found[0]), str(found[0]))
-    if digest not in KNOWN_MODELS:
+    known_model = read_registry().by_sha256(digest)
+    if known_model is None:
         raise ModelError(
             f"{path}: not a model known by its sha256 ({digest[:12]}...) and no {candidates[0].name} beside it says what it "
             "takes and gives"
         )
-    return ModelFile(path, digest, KNOWN_MODELS[digest], "the table of known models")
+    return ModelFile(path, digest, known_model.entry.spec, f"model {known_model.name!r} of the registry")
+
+
+def named_model_file(name: str, *, fetch: bool = True) -> ModelFile:
+    """The file of a model of the registry, which is fetched where it is not in the cache.
+
+    Args:
+        name: of the model.
+        fetch: False leaves it where it is; ``path`` then may not exist.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be fetched.
+    """
+    model = read_registry().named(name)
+    path = ensure(model, logger.info) if fetch else path_of(model)
+    return ModelFile(path, model.entry.sha256, model.entry.spec, f"model {name!r} of the registry")
 
 
 def _why_absent(path: Path) -> str:

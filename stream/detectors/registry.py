@@ -13,11 +13,13 @@ import numpy.typing as npt
 from stream.config import DetectorConfig
 from stream.detectors.base import Detector, InputSpec
 from stream.detectors.decoders import Decoder, build_decoder
-from stream.detectors.files import ModelFile, read_model_file
+from stream.detectors.files import ModelFile, named_model_file, read_model_file
 from stream.detectors.ports import Port
 from stream.detectors.postprocess import Postprocess
 from stream.detectors.spec import BoxesOutput
 from stream.errors import ModelError
+from stream.models.cache import is_intact
+from stream.models.registry import read_registry
 
 
 class ModelDescription(NamedTuple):
@@ -33,7 +35,7 @@ def load_detector(name: str, config: DetectorConfig, low_confidence: float) -> D
 
     Args:
         name: becomes part of ``model_id``.
-        config: its settings; ``model`` is a path.
+        config: its settings; a model that they name is fetched where it is not in the cache.
         low_confidence: the tracker's; objects down to the lesser of this and ``config.confidence`` are reported.
 
     Raises:
@@ -62,7 +64,7 @@ def load_detector(name: str, config: DetectorConfig, low_confidence: float) -> D
     return detector
 
 
-def describe_model(config: DetectorConfig, name: str, *, check: bool = True) -> ModelDescription:
+def describe_model(config: DetectorConfig, name: str, *, check: bool = True, fetch: bool = True) -> ModelDescription:
     """What the detector will take and give, without compiling it.
 
     Args:
@@ -70,13 +72,14 @@ def describe_model(config: DetectorConfig, name: str, *, check: bool = True) -> 
         name: becomes part of ``model_id``.
         check: also read the model's own inputs and outputs and compare; without it only its YAML is read, and neither
             OpenVINO nor torch is imported.
+        fetch: fetch a named model that is not whole in the cache; without it such a model is described as the registry does.
 
     Raises:
         ModelError: as ``load_detector``, as far as can be seen without compiling.
     """
-    file = _model_file(config)
+    file = _model_file(config, fetch)
     _wanted(file, config.classes)
-    if check:
+    if check and (fetch or not config.model_name or is_intact(read_registry().named(config.model_name))):
         if file.is_torch:
             _, ports = _torch(file).read_program(file)
         else:
@@ -87,8 +90,8 @@ def describe_model(config: DetectorConfig, name: str, *, check: bool = True) -> 
     return ModelDescription(file.spec.input.picture, file.spec.classes, _model_id(name, file))
 
 
-def _model_file(config: DetectorConfig) -> ModelFile:
-    file = read_model_file(config.model)
+def _model_file(config: DetectorConfig, fetch: bool = True) -> ModelFile:
+    file = named_model_file(config.model_name, fetch=fetch) if config.model_name else read_model_file(config.model)
     if config.backend != "auto" and (config.backend == "torch") != file.is_torch:
         raise ModelError(f"{file.path}: backend {config.backend!r} cannot run {file.path.suffix} files")
     return file

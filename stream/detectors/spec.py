@@ -190,34 +190,3 @@ class ModelSpec(Part):
         if twice:
             raise ValueError(f"{', '.join(map(repr, twice))} is listed twice")
         return classes
-
-
-# Models that need no YAML, by the sha256 of their file.
-KNOWN_MODELS = {
-    # FastestDet, https://github.com/dog-qiuqiu/FastestDet (BSD-3-Clause)
-    "31cb14c017fce347cb4c846ec62fdf00d76bb3beecdf4be21e7116ac67feb880": ModelSpec(
-        input=ModelInput(width=352, height=352, color="BGR", resize="stretch", scale=255),
-        output=FastestDetOutput(family="fastestdet"),
-        classes=COCO80,
-    ),
-    # YOLOX-Nano, https://github.com/Megvii-BaseDetection/YOLOX (Apache-2.0)
-    "695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14": ModelSpec(
-        input=ModelInput(width=416, height=416, color="BGR", resize="letterbox_top_left", pad=114),
-        output=YoloxOutput(family="yolox"),
-        classes=COCO80,
-    ),
-    # NanoDet-m, https://github.com/opencv/opencv_zoo (Apache-2.0)
-    "4b82da9944b88577175ee23a459dce2e26e6e4be573def65b1055dc2d9720186": ModelSpec(
-        input=ModelInput(
-            width=416,
-            height=416,
-            color="BGR",
-            resize="letterbox_center",
-            pad=0,
-            mean=(103.53, 116.28, 123.675),
-            std=(57.375, 57.12, 58.395),
-        ),
-        output=NanodetOutput(family="nanodet"),
-        classes=COCO80,
-    ),
-}

@@ -46,10 +46,10 @@ def framewatch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 
 
 def test_it_is_a_program(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stream.cli", "process", str(tmp_path / "none.mp4")]
+    command = [sys.executable, "-m", "stream.cli", "process", "x.mp4", "--bogus"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "framewatch: framewatch process: give --model MODEL or -c CONFIG\n"
+    assert "--bogus" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,6 @@ def test_an_unreadable_input_is_named_and_exit_1(framewatch: Framewatch, shared:
 
 def test_bad_usage_exits_2(framewatch: Framewatch, model: Path, tmp_path: Path) -> None:
     for args, reason in [
-        (["process", "x.mp4"], "give --model MODEL or -c CONFIG"),
         (["process", "--model", model], "give an INPUT"),
         (["process", "x.mp4", "--bogus"], "--bogus"),
         (["process", "x.mp4", "--model", tmp_path / "none.onnx"], "none.onnx: no such file"),
