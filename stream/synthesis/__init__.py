@@ -1,0 +1,1 @@
+"""Synthetic training pictures: real objects, cut out, standing in other places."""
