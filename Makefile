@@ -11,7 +11,7 @@ DEMO_SECONDS ?= 60
 ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help install demo test test-quick lint format bench kube constraints clean distclean
+.PHONY: help install demo test test-quick lint format bench model kube constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ format: $(VENV)/.dev ## put the code into the project's style
 
 bench: $(VENV)/.dev ## the microbenchmarks of perf/
 	$(BIN)/python -m pytest -o python_files='bench_*.py' --benchmark-only perf $(ARGS)
+
+model: $(VENV)/.dev ## make the bundled model anew in build/simulated-person, and measure it (an hour on two cores)
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/simulated-person.sh build/simulated-person
 
 kube: $(VENV)/.dev ## put serve_config.yaml into kube/rayservice.yaml
 	$(BIN)/python kube/render.py

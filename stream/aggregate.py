@@ -473,8 +473,8 @@ class Aggregator:
 
 
 def _without_files(state: dict[str, Any], config: PipelineConfig) -> dict[str, Any]:
-    """A checkpoint without what it holds of file sources."""
-    files = {source.id for source in config.sources if source.scheme == "file"}
+    """A checkpoint without what it holds of files and simulations."""
+    files = {source.id for source in config.sources if source.recorded}
     alerts = state["alerts"]
     return state | {
         "sources": {source_id: one for source_id, one in state["sources"].items() if source_id not in files},

@@ -18,13 +18,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stream.errors import Fault
+from stream.simulation.address import SimulatedCamera
 
 Coordinate = Annotated[float, Field(ge=0, le=1)]
 Point = tuple[Coordinate, Coordinate]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Severity = Literal["info", "warning", "critical"]
-SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka")
+SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka", "simulate")
 
 
 class Part(BaseModel):
@@ -51,8 +52,9 @@ class Replicas(Part):
 class DetectorConfig(Part):
     """A model and how it is run.
 
-    ``confidence`` is the operating point: objects below it are not reported (the tracker uses fainter ones to
-    keep a track alive). ``backend: auto`` takes OpenVINO for ``.onnx`` and torch for ``.pt2``.
+    ``model`` is a model file, or the name of one of the registry (``framewatch models list``). ``confidence`` is the
+    operating point: objects below it are not reported (the tracker uses fainter ones to keep a track alive).
+    ``backend: auto`` takes OpenVINO for ``.onnx`` and ``.pb``, torch for ``.pt2``.
     """
 
     model: str
@@ -65,6 +67,11 @@ class DetectorConfig(Part):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one replica; 0 lets the backend choose")
     batch_size: int = Field(16, ge=1, le=256)
     replicas: Replicas = Replicas()
+
+    @property
+    def model_name(self) -> str | None:
+        """Name of a model of the registry; None where ``model`` is a path: those have a folder or an ending."""
+        return self.model if re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", self.model) else None
 
 
 class ZoneConfig(Part):
@@ -144,14 +151,15 @@ class SourceConfig(Part):
 
     - a path or ``file:`` URL: a video file;
     - ``rtsp://``, ``rtsps://``: a camera;
-    - ``kafka://TOPIC``: records whose key is this source's id (``?key=NAME`` names another, ``?key=*`` takes all).
+    - ``kafka://TOPIC``: records whose key is this source's id (``?key=NAME`` names another, ``?key=*`` takes all);
+    - ``simulate://SCENE``: a simulated camera, see :class:`SimulatedCamera`.
     """
 
     id: Name
     uri: str = Field(repr=False)
     detector: str | None = None
     fps: float | None = Field(None, gt=0, le=1000, description="analysed frames per second of media time; all if unset")
-    realtime: bool = Field(False, description="files: play at the speed of the media clock, as a camera would")
+    realtime: bool = Field(False, description="files and simulations: play at the speed of the media clock, as a camera would")
     loop: bool = Field(False, description="files: begin again at the end")
     zones: list[ZoneConfig] = []
     lines: list[LineConfig] = []
@@ -160,7 +168,7 @@ class SourceConfig(Part):
 
     @property
     def scheme(self) -> str:
-        """``file``, ``rtsp``, ``rtsps`` or ``kafka``."""
+        """``file``, ``rtsp``, ``rtsps``, ``kafka`` or ``simulate``."""
         return _scheme(self.uri)
 
     @property
@@ -180,9 +188,19 @@ class SourceConfig(Part):
         return None if key == "*" else key
 
     @property
+    def simulated(self) -> SimulatedCamera:
+        """Camera of a ``simulate`` source."""
+        return SimulatedCamera.of(self.uri)
+
+    @property
+    def recorded(self) -> bool:
+        """True where every run gives the same frames from the first on: files and simulations."""
+        return self.scheme in ("file", "simulate")
+
+    @property
     def live(self) -> bool:
         """True where frames come at their own pace and the stale are dropped; otherwise reading slows down."""
-        return self.scheme in ("rtsp", "rtsps") or (self.scheme == "file" and self.realtime)
+        return self.scheme in ("rtsp", "rtsps") or (self.recorded and self.realtime)
 
     @field_validator("uri")
     @classmethod
@@ -194,9 +212,17 @@ class SourceConfig(Part):
             raise ValueError("kafka:// needs a topic, as in kafka://frames")
         if scheme in ("rtsp", "rtsps") and not uri.partition("://")[2].partition("/")[0].rpartition("@")[2]:
             raise ValueError(f"{scheme}:// needs a host, as in {scheme}://camera.example/stream")
+        if scheme == "simulate":
+            SimulatedCamera.of(uri)
         if not uri.strip():
             raise ValueError("is empty")
         return uri
+
+    @model_validator(mode="after")
+    def _does_not_loop(self) -> Self:
+        if self.loop and self.scheme == "simulate" and self.simulated.seconds is not None:
+            raise ValueError("loop is for files; a simulation without seconds never ends")
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -305,12 +331,14 @@ class TrackerConfig(Part):
 
 
 class CountingConfig(Part):
-    """``enter_s``: an object must be inside this long to count as entered; ``leave_s``: and outside, or unseen, this
-    long to count as gone."""
+    """``enter_s``: an object must be inside this long to count as entered; ``leave_s``: and be seen outside for this long,
+    or ``unseen_s``: not be seen at all for this long, to count as gone. Both begin with the first frame on that side, so
+    with equal ``enter_s`` and ``leave_s`` the mean occupancy has no bias."""
 
     window_s: float = Field(1.0, gt=0, le=3600)
     enter_s: Seconds = 0.3
-    leave_s: Seconds = 1.0
+    leave_s: Seconds = 0.3
+    unseen_s: Seconds = 1.0
 
 
 class Topics(Part):

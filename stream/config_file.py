@@ -103,6 +103,9 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
     def connection(part: Any) -> Any:
         return part and part.model_copy(update={name: resolved(getattr(part, name)) for name in TLS_FILES})
 
+    def detector(part: DetectorConfig) -> DetectorConfig:
+        return part if part.model_name else part.model_copy(update={"model": str(resolved(Path(part.model)))})
+
     def source(part: SourceConfig) -> SourceConfig:
         update: dict[str, Any] = {"kafka": connection(part.kafka)}
         if part.scheme == "file":
@@ -116,7 +119,7 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
 
     return config.model_copy(
         update={
-            "detectors": {n: d.model_copy(update={"model": str(resolved(Path(d.model)))}) for n, d in config.detectors.items()},
+            "detectors": {name: detector(part) for name, part in config.detectors.items()},
             "sources": [source(s) for s in config.sources],
             "sinks": [sink(s) for s in config.sinks],
             "kafka": connection(config.kafka),

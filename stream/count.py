@@ -1,15 +1,16 @@
 """ZoneCounter: who is inside the zones of one source, who came and went, who crossed its lines.
 
-An object counts as entered once it has been inside for ``enter_s``, and as gone once it has been outside or unseen for
-``leave_s``; what happens in between (a missed detection, a step over the border) changes nothing.
+An object counts as entered once it has been inside for ``enter_s``, and as gone once it has been outside for ``leave_s`` or
+unseen for ``unseen_s``; what happens in between (a missed detection, a step over the border) changes nothing. Somebody seen
+outside is gone soon; somebody hidden may still be there.
 
 When an object's id changes, its counts go on under the new one: a track that was never seen before takes over from one
-of its class that is missing in this frame, was seen less than ``leave_s`` ago and whose last box was about as large
+of its class that is missing in this frame, was seen less than ``unseen_s`` ago and whose last box was about as large
 and not further off than half its longer side. The closest pairs are settled first. ``entered`` may therefore name
 another id than ``left`` does for the same object.
 
 Between frames nobody can tell whether an object is still there. Without a frame, the grace therefore lasts at least two
-usual frame intervals, or a source with fewer frames than one per ``leave_s`` would lose everybody after each.
+usual frame intervals, or a source with fewer frames than one per ``unseen_s`` would lose everybody after each.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class _Stay:
     since_s: float
     inside_s: float  # last seen inside
     entered: bool = False
+    outside_s: float | None = None  # first seen outside after that
 
 
 class _Zone:
@@ -129,7 +131,7 @@ class ZoneCounter:
         dt_s = 0.0 if self._frame_s is None else t_s - self._frame_s
         self._frame_s = t_s
         entered, left = self._nobody(), self._nobody()
-        self._end_stays(t_s, self._grace_s(), left)
+        self._end_stays(t_s, self._least_grace_s(), left)
         if dt_s:
             self._intervals_s = [*self._intervals_s, dt_s][-LAST_INTERVALS:]
         self._windows.add_frame()
@@ -145,11 +147,14 @@ class ZoneCounter:
                 zones_of[row].append(zone.name)
                 if ids[row] in self._tracks:
                     stay = zone.stays.setdefault(ids[row], _Stay(t_s, t_s))
-                    stay.inside_s = t_s
+                    stay.inside_s, stay.outside_s = t_s, None
                     if not stay.entered and t_s - stay.since_s >= self._config.enter_s - TOLERANCE_S:
                         stay.entered = True
                         entered[zone.name].append(ids[row])
-        self._end_stays(t_s, self._config.leave_s, left)
+            for track_id, stay in zone.stays.items():
+                if stay.outside_s is None and stay.inside_s < t_s == self._tracks[track_id].seen_s:
+                    stay.outside_s = t_s
+        self._end_stays(t_s, 0.0, left)
         crossings = {line.name: self._cross(line, width, height, tracked) for line in self._lines}
         return self._observe(t_s, entered, left, crossings, tuple(map(tuple, zones_of)))
 
@@ -157,7 +162,7 @@ class ZoneCounter:
         """Let time pass without a frame: grace runs out and windows close. What holds then."""
         t_s = self._move_to(t_s)
         left = self._nobody()
-        self._end_stays(t_s, self._grace_s(), left)
+        self._end_stays(t_s, self._least_grace_s(), left)
         self._forget(t_s, left)
         return self._observe(t_s, self._nobody(), left, {line.name: () for line in self._lines}, ())
 
@@ -208,13 +213,19 @@ class ZoneCounter:
     def _nobody(self) -> dict[str, list[int]]:
         return {zone.name: [] for zone in self._zones}
 
-    def _grace_s(self) -> float:
-        return max(self._config.leave_s, 2 * median(self._intervals_s) if self._intervals_s else FIRST_GRACE_S)
+    def _least_grace_s(self) -> float:
+        """What any grace lasts at least while there is no frame."""
+        return 2 * median(self._intervals_s) if self._intervals_s else FIRST_GRACE_S
 
-    def _end_stays(self, t_s: float, grace_s: float, left: Mapping[str, list[int]]) -> None:
-        """End the stays whose track was not seen inside for ``grace_s``, nor just now."""
+    def _end_stays(self, t_s: float, least_s: float, left: Mapping[str, list[int]]) -> None:
+        """End the stays whose grace, ``least_s`` or longer, is over and whose track was not seen inside just now."""
+        outside_s, unseen_s = max(self._config.leave_s, least_s), max(self._config.unseen_s, least_s)
         for zone in self._zones:
-            over = [i for i, stay in zone.stays.items() if stay.inside_s < t_s and t_s - stay.inside_s >= grace_s - TOLERANCE_S]
+            over = []
+            for track_id, stay in zone.stays.items():
+                since_s, grace_s = (stay.inside_s, unseen_s) if stay.outside_s is None else (stay.outside_s, outside_s)
+                if stay.inside_s < t_s and t_s - since_s >= grace_s - TOLERANCE_S:
+                    over.append(track_id)
             for track_id in over:
                 if zone.stays.pop(track_id).entered:
                     left[zone.name].append(track_id)
@@ -249,7 +260,7 @@ class ZoneCounter:
         vanished = [
             (track_id, track.class_id, track.box)
             for track_id, track in self._tracks.items()
-            if track_id not in present and track.box and t_s - track.seen_s < self._config.leave_s
+            if track_id not in present and track.box and t_s - track.seen_s < self._config.unseen_s
         ]
         pairs = []
         for new_id, new_class, (x, y, side) in new:
@@ -270,7 +281,7 @@ class ZoneCounter:
 
     def _forget(self, t_s: float, left: Mapping[str, list[int]]) -> None:
         """Drop tracks unseen for long, and the longest unseen beyond ``MAX_TRACKS``."""
-        unseen_s = max(REMEMBER_S, self._grace_s())
+        unseen_s = max(REMEMBER_S, self._config.unseen_s, self._least_grace_s())
         gone = [track_id for track_id, track in self._tracks.items() if t_s - track.seen_s > unseen_s]
         surplus = len(self._tracks) - len(gone) - MAX_TRACKS
         if surplus > 0:

@@ -4,11 +4,13 @@
 
     FramewatchError
     ├── ConfigError             a config file is wrong; lists every fault with its key
+    ├── DatasetError            labels, pictures or truth are missing, unreadable or contradict each other
     ├── ModelError              a model file or its YAML is missing, unreadable or contradicts itself
     ├── SourceError             something about one source; carries source_id
     │   ├── SourceUnreadable    permanent: missing file, not a video, unknown codec, wrong password
     │   ├── SourceTruncated     what could be read was read, then the input broke off
     │   └── SourceUnavailable   (Retryable) refused, timed out, stalled, or ended where it should not
+    ├── TrainingError           the loss is no longer a number, or what was trained cannot be written or exported
     ├── RecordError             one poison Kafka record; it becomes a dead letter
     ├── DetectorError           the model failed on a batch
     │   └── DetectorUnavailable (Retryable) no replica can be asked at present
@@ -53,8 +55,16 @@ class ConfigError(FramewatchError):
         return ConfigError, (self.path, self.faults)
 
 
+class DatasetError(FramewatchError):
+    """Labels, pictures or truth cannot be used; the message names the file."""
+
+
 class ModelError(FramewatchError):
     """A model cannot be loaded; the message names the file."""
+
+
+class TrainingError(FramewatchError):
+    """The loss is no longer a number, a result cannot be written, or the exported files do not do what the network does."""
 
 
 class SourceError(FramewatchError):

@@ -251,7 +251,7 @@ class SourceWorker:
 
     def _announce(self, online: bool, reason: str) -> None:
         self._announced = online
-        level = logging.INFO if online or self.config.scheme == "file" else logging.WARNING
+        level = logging.INFO if online or self.config.recorded else logging.WARNING
         logger.log(level, "source %s: %s: %s", self.config.id, "online" if online else "offline", reason)
         self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time()))
 

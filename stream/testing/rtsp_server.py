@@ -173,11 +173,14 @@ class CameraServer:
         password: str = "",
         auth: Literal["basic", "digest"] = "digest",
         clock_skew_s: float = 0.0,
+        begin_at: float | None = None,
     ):
+        """``begin_at``: POSIX time of every mount's first frame; who starts later begins where the film is by then. By
+        default it begins as the server starts."""
         clips = {str(path): Clip(path) for path in set(mounts.values())}
         self.clips = {name: clips[str(path)] for name, path in mounts.items()}
         self.port, self.user, self.password = port, user, password
-        self._auth, self._skew_s = auth, clock_skew_s
+        self._auth, self._skew_s, self._begin_at = auth, clock_skew_s, begin_at
         self._clients: dict[str, set[Client]] = {name: set() for name in mounts}
         self._faults: dict[str, Fault | None] = {}
         self._gone: set[str] = set()
@@ -273,7 +276,9 @@ class CameraServer:
     async def _play(self, name: str, index: int) -> None:
         """Pace one mount for all its clients."""
         clip = self.clips[name]
-        began_s, count, shift = time.monotonic() + index * 0.002, 0, 0
+        wait_s = index * 0.002 if self._begin_at is None else self._begin_at - time.time()
+        began_s, shift = time.monotonic() + wait_s, 0
+        count = max(0, int(-wait_s * RTP_HZ / clip.step))
         while True:
             turn, i = divmod(count, len(clip.units))
             pts, key, nals = clip.units[i]

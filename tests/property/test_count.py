@@ -24,6 +24,7 @@ settings = st.builds(
     window_s=st.sampled_from([0.5, 1.0, 3.0]),
     enter_s=st.sampled_from([0.0, 0.3]),
     leave_s=st.sampled_from([0.0, 0.3, 1.0]),
+    unseen_s=st.sampled_from([0.0, 0.3, 1.0]),
 )
 
 
@@ -87,8 +88,8 @@ def test_the_books_balance(given_steps: list, config: CountingConfig) -> None:
 
 @given(st.lists(st.sampled_from(["seen", "unseen", "outside", "new id"]), max_size=60), st.sampled_from([0.0, 0.3]))
 def test_a_flicker_shorter_than_the_grace_changes_nothing(frames: list[str], enter_s: float) -> None:
-    """At 10 frames a second and with 0.51 s of grace, no run of misses is longer than four frames here."""
-    counter = new(CountingConfig(enter_s=enter_s, leave_s=0.51))
+    """At 10 frames a second and with 0.51 s of either grace, no run of misses is longer than four frames here."""
+    counter = new(CountingConfig(enter_s=enter_s, leave_s=0.51, unseen_s=0.51))
     track_id, missed, t_s = 1, 0, 1_764_000_000.0
     entered = left = 0
     for what in ["seen"] * 5 + frames + ["seen"]:

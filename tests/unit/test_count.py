@@ -50,7 +50,7 @@ def test_inside_and_out_again() -> None:
     assert seen.occupancy == {"right": 1}, "the grace has just begun"
     assert seen.zones_of == ((), ())
     assert seen.dwell_s == {"right": {1: 0.5}}, "nobody dwells where he is not"
-    seen = step(c, 1.5, t1=OUT, t2=OUT)
+    seen = step(c, 2.0, t1=OUT, t2=OUT)
     assert seen.left == {"right": (1,)}
     assert seen.occupancy == {"right": 0}
 
@@ -80,9 +80,34 @@ def test_a_flicker_changes_nothing() -> None:
     assert (entered, left) == (1, 0)
 
 
-@pytest.mark.parametrize(("leave_s", "fps"), [(1.0, 0.5), (0.0, 5), (1.0, 5)])
-def test_a_slow_source_keeps_its_objects_between_frames(leave_s: float, fps: float) -> None:
-    c = counter(leave_s=leave_s)
+def test_who_is_seen_outside_is_gone_sooner_than_who_is_not_seen() -> None:
+    c = counter(leave_s=0.2, unseen_s=1.0)
+    step(c, 0, t1=IN, t2=IN, t3=IN)
+    step(c, 0.1, t1=OUT, t3=OUT)
+    assert step(c, 0.2, t1=OUT).left == {"right": ()}
+    assert step(c, 0.3, t1=OUT).left == {"right": (1, 3)}, "hidden outside is outside"
+    assert step(c, 0.9).occupancy == {"right": 1}, "hidden inside may still be there"
+    assert step(c, 1.0).left == {"right": (2,)}
+
+
+@pytest.mark.parametrize("fps", [5, 10, 25])
+def test_with_equal_graces_mean_occupancy_has_no_bias(fps: int) -> None:
+    c = counter(enter_s=0.3, leave_s=0.3)
+    for i in range(12 * fps):
+        step(c, i / fps, t1=IN if 2 * fps <= i < 8 * fps else OUT)
+    means = [event.occupancy.mean for event in c.finish() if event.occupancy]
+    assert sum(means) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("fps", [5, 10])
+def test_one_frame_outside_is_no_exit(fps: int) -> None:
+    c = counter(enter_s=0.3, leave_s=0.3)
+    assert [step(c, i / fps, t1=OUT if i == 6 else IN).occupancy["right"] for i in range(12)][5:] == [1] * 7
+
+
+@pytest.mark.parametrize(("unseen_s", "fps"), [(1.0, 0.5), (0.0, 5), (1.0, 5)])
+def test_a_slow_source_keeps_its_objects_between_frames(unseen_s: float, fps: float) -> None:
+    c = counter(unseen_s=unseen_s)
     for i in range(5):
         assert step(c, i / fps, t1=IN).occupancy == {"right": 1}
         assert c.advance(T0 + (i + 0.9) / fps).occupancy == {"right": 1}
@@ -221,7 +246,7 @@ def test_a_window() -> None:
 
 
 def test_what_somebody_inside_means_for_the_next_window() -> None:
-    c = counter(leave_s=0)
+    c = counter(leave_s=0, unseen_s=0)
     step(c, 0.9, t1=IN)
     step(c, 1.0, t1=OUT, t2=IN + 100)
     step(c, 1.5)
@@ -272,7 +297,7 @@ def test_empty_windows_are_told_for_a_while(gap_s: int, expected: int, advance: 
 
 
 def test_who_leaves_long_after_the_last_frame_is_told() -> None:
-    c = counter(leave_s=30)
+    c = counter(unseen_s=30)
     step(c, 0, t1=IN)
     step(c, 0.2, t1=IN)
     for t in range(1, 100):
@@ -300,7 +325,7 @@ def test_advance_before_any_frame() -> None:
 
 def test_tracks_are_bounded_and_whoever_is_forgotten_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count, "MAX_TRACKS", 3)
-    c = counter(lines=(DOOR,), leave_s=100)
+    c = counter(lines=(DOOR,), leave_s=100, unseen_s=100)
     entered = left = 0
     for i in range(1, 20):
         seen = step(c, i, **{f"t{i}": 450.0 + 90 * (i % 4)})

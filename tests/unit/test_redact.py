@@ -14,7 +14,9 @@ from stream.redact import MASK, redact
 passwords = st.text(string.ascii_letters + string.digits + "@:/%?#&=+,;!$'\"\\<>[]{}()*-_.~^|` äß€", min_size=1, max_size=24).map(
     lambda tail: "Z9" + tail
 )
-users = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=10).filter(lambda user: "Z9" not in user)
+users = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=10).filter(
+    lambda user: "Z9" not in user and redact(f"{user}:x") == f"{user}:x"  # who is called PWD is masked with what follows
+)
 texts = st.text(max_size=200) | st.text("@:/%='\" \\aps*", max_size=60)
 
 

@@ -1,0 +1,30 @@
+"""The demo runs as a newcomer runs it, and its counts are right."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.actors.test_start import NO_TOKEN
+
+pytestmark = [pytest.mark.ray, pytest.mark.kafka, pytest.mark.rtsp]
+
+
+def leftovers() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("framewatch-demo-*"))
+
+
+def test_the_demo_ends_by_itself_with_counts_within_the_promise(tmp_path: Path) -> None:
+    command = [Path(sys.executable).parent / "framewatch", "demo", "--for", "45"]
+    before = leftovers()
+    done = subprocess.run(command, env=NO_TOKEN, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ALERT raised: crowd at plaza" in done.stdout
+    assert "ALERT cleared: crowd at plaza" in done.stdout
+    [error] = re.findall(r"people in zones: error ([\d.]+) %", done.stdout)
+    assert float(error) <= 20
+    assert "demo@" not in done.stdout + done.stderr, "the cameras' password is nobody's business"
+    assert leftovers() <= before
