@@ -36,6 +36,7 @@ WALL_FURNITURE: tuple[tuple[ObstacleKind, float, float], ...] = (
     ("shelf", 0.35, 1.1),
 )
 """What stands along the walls of a corridor: kind, depth, height."""
+OVERLAP_M = 0.4  # that a zone reaches beyond a wall, as it is drawn by hand: nobody can be there
 KERB_FURNITURE: tuple[tuple[ObstacleKind, float, float], ...] = (
     ("bollard", 0.09, 0.9),
     ("bollard", 0.12, 0.7),
@@ -67,10 +68,10 @@ def plaza(rng: np.random.Generator, view: View) -> Plan:
         houses += [Obstacle(view.world(*box(middle + 2, wall, right + 6, wall + 3)), tall * rng.uniform(0.8, 1.2), "building")]
         far = wall
     near, deep = view.near_m, far - view.near_m
-    square = strip(view, near + 0.12 * deep, near + 0.46 * deep, 0.06, rng.uniform(0.56, 0.64))
-    terrace = strip(view, near + 0.2 * deep, near + 0.55 * deep, 0.7, 1.2)
+    square = strip(view, near + 0.08 * deep, near + 0.58 * deep, 0.08, rng.uniform(0.54, 0.6))
+    terrace = strip(view, near + 0.14 * deep, near + 0.6 * deep, 0.66, 0.92)
     placer = Placer(rng, view, walkable, gates, [square, terrace])
-    kiosk = (rng.uniform(-0.3, 0.3) * far, near + rng.uniform(0.6, 0.7) * deep)
+    kiosk = (rng.uniform(-0.3, 0.3) * far, near + rng.uniform(0.7, 0.76) * deep)
     centre = view.world(kiosk)[0]
     turn = view.camera.pan_rad
     polygon = rectangle((float(centre[0]), float(centre[1])), 2.4, 2.0, turn)
@@ -149,8 +150,8 @@ def corridor(rng: np.random.Generator, view: View) -> Plan:
         box(-half - thick, length + bay, half + arm, length + bay + thick),
     ]
     deep = length - view.near_m
-    hall = box(-half + 0.6, view.near_m + 0.1 * deep, half - 0.6, view.near_m + 0.36 * deep)
-    junction = box(-half + 0.6, view.near_m + 0.4 * deep, half - 0.6, view.near_m + 0.66 * deep)
+    hall = box(-half - OVERLAP_M, view.near_m + 0.06 * deep, half + OVERLAP_M, view.near_m + 0.38 * deep)
+    junction = box(-half - OVERLAP_M, view.near_m + 0.4 * deep, half + OVERLAP_M, view.near_m + 0.72 * deep)
     placer = Placer(rng, view, walkable, gates, [hall, junction])
     for side, busy in ((-1, [(left_v, left_v + bay)]), (1, [(right_v, right_v + bay)])):
         v = view.near_m + rng.uniform(0.5, 3.0)
@@ -209,7 +210,7 @@ def shop(rng: np.random.Generator, view: View) -> Plan:
         walls += [box(side * half, a, side * (half + thick), b) for a, b in ((-1, d0), (d1, length))]
         walls.append(box(side * (half + 1.8), porch, side * (half + 2.05), d1 + 3))
     aisles = d1 + 0.8  # where the rows of shelves begin
-    lobby = box(0.3 - half, max(view.near_m + 0.2, d0 - 0.8), half - 0.3, aisles + 0.3)
+    lobby = box(-half, max(view.near_m + 0.2, d0 - 0.8), half, aisles + 0.3)
     hand = float(rng.choice([-1, 1]))  # the side on which the counter is
     till = box(hand * (half - 1.3), aisles + 0.4, hand * (half - 3.6), aisles + 5.0)
     queue = line_up((hand * (half - 2.2), aisles + 4.4), -math.pi / 2, 5)
@@ -274,7 +275,7 @@ def street(rng: np.random.Generator, view: View) -> Plan:
         open_gate((road - 0.4, end), (road - over + 0.4, end), (road - 1, 0)),
         open_gate((right, shop_v), (right, shop_v + 1.8), (0, shop_v)),
     )
-    pavement = box(left + 0.8, view.near_m + 0.12 * deep, right - 0.2, view.near_m + 0.36 * deep)
+    pavement = box(left, view.near_m + 0.06 * deep, right + OVERLAP_M, view.near_m + 0.42 * deep)
     crossing = box(left - 3.2, cross, left + 0.6, cross + cross_m)
     placer = Placer(rng, view, walkable, gates, [pavement, crossing])
     houses = [Obstacle(box(right, -2, right + 4, shop_v), rng.uniform(6, 10), "building")]
@@ -325,9 +326,9 @@ def street(rng: np.random.Generator, view: View) -> Plan:
 def station(rng: np.random.Generator, view: View) -> Plan:
     """A station's hall: columns, ticket machines with queues, benches, a row of barriers at the far side."""
     far, near = view.far_m, view.near_m
-    half, start, end = rng.uniform(8.0, 10.0), 0.35 * near, far + 2.0
+    half, start, end = rng.uniform(6.5, 7.5), 0.35 * near, far + 2.0
     walkable = box(-half, start, half, end)
-    row = near + rng.uniform(0.7, 0.78) * (far - near)
+    row = near + rng.uniform(0.84, 0.9) * (far - near)
     gates = (
         open_gate((-half, start + 2), (-half, start + 6), (0, start)),
         open_gate((half, start + 3), (half, start + 7), (0, start)),
@@ -336,14 +337,14 @@ def station(rng: np.random.Generator, view: View) -> Plan:
         open_gate((half - 6.0, end), (half - 1.5, end), (0, 0)),
     )
     deep = far - near
-    concourse = strip(view, near + 0.12 * deep, near + 0.4 * deep, 0.1, 0.9)
-    ticketing = box(-half + 0.8, near + 0.36 * deep, -half + 5.0, near + 0.6 * deep)
+    concourse = strip(view, near + 0.06 * deep, near + 0.46 * deep, 0.08, 0.92)
+    ticketing = box(-half - OVERLAP_M, near + 0.5 * deep, -half + 5.4, near + 0.76 * deep)
     placer = Placer(rng, view, walkable, gates, [concourse, ticketing])
     x = -half + 1.4
     while x < half - 1.2:
         placer.put("barrier", box(x, row - 0.7, x + 0.3, row + 0.7), 1.05)
         x += rng.uniform(1.6, 1.9)
-    machine_v = near + 0.48 * deep
+    machine_v = near + 0.63 * deep
     queues = []
     for v in (machine_v - 1.2, machine_v + 1.2):
         placer.put("machine", box(-half, v - 0.5, -half + 0.7, v + 0.5), 1.9)
@@ -374,10 +375,10 @@ def station(rng: np.random.Generator, view: View) -> Plan:
 
 
 LAYOUTS: dict[str, tuple[Site, Layout]] = {
-    "plaza": (Site((4.5, 9.0), (55, 80), (22, 32), (-4, 4), (-3, 3), True), plaza),
-    "corridor": (Site((3.0, 3.8), (60, 85), (16, 24), (-1.2, 1.2), (-0.3, 0.3), False), corridor),
-    "shop": (Site((3.2, 4.5), (75, 95), (13, 18), (-3.0, 3.0), (-0.5, 0.5), False), shop),
-    "street": (Site((4.0, 8.0), (55, 80), (24, 34), (-0.5, 3.0), (-3.5, -1.0), True), street),
-    "station": (Site((4.0, 6.5), (60, 85), (20, 28), (-4, 4), (-1, 1), False), station),
+    "plaza": (Site((7.0, 11.0), (50, 68), (16, 22), (-4, 4), (-3, 3), True), plaza),
+    "corridor": (Site((3.8, 4.6), (65, 85), (9, 13), (-1.0, 1.0), (-0.3, 0.3), False), corridor),
+    "shop": (Site((4.5, 6.0), (75, 92), (12, 15), (-2.5, 2.5), (-0.5, 0.5), False), shop),
+    "street": (Site((7.0, 11.0), (50, 68), (17, 23), (-0.5, 3.0), (-3.5, -1.0), True), street),
+    "station": (Site((6.5, 9.0), (55, 75), (17, 23), (-2, 2), (-1, 1), False), station),
 }
 """Of each scene, the cameras that it is seen from and how it is laid out."""

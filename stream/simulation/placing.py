@@ -101,14 +101,14 @@ def line_up(head: Point, away_rad: float, places: int) -> Queue:
 
 
 def find_spots(placer: Placer, count: int) -> tuple[Spot, ...]:
-    """Places to stand, 1 m from anything and 2 m from one another; none before a gate."""
+    """Places to stand, 1 m from anything and from the edges of zones, 2 m from one another; none before a gate."""
     low, high = placer.walkable.min(axis=0), placer.walkable.max(axis=0)
-    solid = [placer.walkable, *(obstacle.polygon_m for obstacle in placer.obstacles)]
+    apart = [placer.walkable, *placer.zones, *(obstacle.polygon_m for obstacle in placer.obstacles)]
     gates = placer.clear[len(placer.zones) :]
     found: list[Spot] = []
     for _ in range(TRIES * count):
         point = placer.rng.uniform(low, high)[None]
-        if not contains(placer.walkable, point)[0] or clearance(point, solid)[0] < 1.0:
+        if not contains(placer.walkable, point)[0] or clearance(point, apart)[0] < 1.0:
             continue
         if any(contains(other.polygon_m, point)[0] for other in placer.obstacles) or any(contains(g, point)[0] for g in gates):
             continue
