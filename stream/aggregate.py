@@ -101,7 +101,7 @@ class SourceAnalyser:
         self.session, self.frame_index, self.seen_s = info.session, info.frame_index, now_s
         self.t_s = max(self.t_s, info.captured_at)
         tracked = self.tracker.update(detections, self.t_s)
-        return tracked, self.counter.update(self.t_s, info.width, info.height, tracked)
+        return tracked, self.counter.update(self.t_s, info.width, info.height, tracked, self.tracker.hidden)
 
     def objects(self, tracked: Detections, observation: Observation) -> list[TrackedObject]:
         """What the tracks event shows: objects at or above the detector's confidence."""

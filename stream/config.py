@@ -327,18 +327,21 @@ class TrackerConfig(Part):
     match_iou: float = Field(0.2, gt=0, lt=1, description="least IoU of a first-stage match")
     second_match_iou: float = Field(0.5, gt=0, lt=1, description="least IoU of a match with a low-score detection")
     lost_s: float = Field(2.0, gt=0, le=600, description="a track unseen for this long ends")
+    hidden_s: Seconds = Field(0.0, description="but behind another one it may be hidden for this long")
     max_tracks: int = Field(1000, ge=1, le=100_000)
 
 
 class CountingConfig(Part):
     """``enter_s``: an object must be inside this long to count as entered; ``leave_s``: and be seen outside for this long,
     or ``unseen_s``: not be seen at all for this long, to count as gone. Both begin with the first frame on that side, so
-    with equal ``enter_s`` and ``leave_s`` the mean occupancy has no bias."""
+    with equal ``enter_s`` and ``leave_s`` the mean occupancy has no bias. ``foot_inset``: a ``bottom_center`` anchor lies so
+    much of its box's height above the lower edge, which is the tip of the nearer shoe and not the middle of the feet."""
 
     window_s: float = Field(1.0, gt=0, le=3600)
     enter_s: Seconds = 0.3
     leave_s: Seconds = 0.3
     unseen_s: Seconds = 1.0
+    foot_inset: float = Field(0.0, ge=0, le=0.3)
 
 
 class Topics(Part):

@@ -2,7 +2,8 @@
 
 An object counts as entered once it has been inside for ``enter_s``, and as gone once it has been outside for ``leave_s`` or
 unseen for ``unseen_s``; what happens in between (a missed detection, a step over the border) changes nothing. Somebody seen
-outside is gone soon; somebody hidden may still be there.
+outside is gone soon; somebody hidden may still be there. Who the tracker knows to be behind another object stays or leaves by
+where it should be, but neither enters nor crosses a line until it is seen again.
 
 When an object's id changes, its counts go on under the new one: a track that was never seen before takes over from one
 of its class that is missing in this frame, was seen less than ``unseen_s`` ago and whose last box was about as large
@@ -41,6 +42,7 @@ SIZE_RATIO = 1.5  # and to boxes whose longer side differs by no more than this
 DEAD_BAND = 0.05  # of a box's longer side, either side of a line
 LAST_INTERVALS = 3  # a median of three forgets one outage
 FIRST_GRACE_S = 5.0  # until there are any
+NOBODY = Detections.empty()
 TOLERANCE_S = 1e-6  # POSIX seconds as floats are exact to 0.24 us
 
 
@@ -116,13 +118,14 @@ class ZoneCounter:
         self._frame_s: float | None = None
         self._intervals_s: list[float] = []
 
-    def update(self, t_s: float, width: int, height: int, tracked: Detections) -> Observation:
+    def update(self, t_s: float, width: int, height: int, tracked: Detections, hidden: Detections = NOBODY) -> Observation:
         """Take in a frame.
 
         Args:
             t_s: POSIX seconds of the frame.
             width, height: its size in pixels.
             tracked: its detections; rows without a track count nowhere but have their ``zones_of``.
+            hidden: further tracks, which are not seen now, where they should be.
 
         Returns:
             What holds after this frame.
@@ -137,11 +140,14 @@ class ZoneCounter:
         self._windows.add_frame()
 
         self._see(t_s, (width, height), tracked)
+        for track_id in hidden.track_id.tolist():
+            if track_id in self._tracks:
+                self._tracks[track_id].seen_s = t_s
         self._forget(t_s, left)
         zones_of: list[list[str]] = [[] for _ in range(len(tracked))]
-        ids = tracked.track_id.tolist()
+        ids, hidden_ids = tracked.track_id.tolist(), hidden.track_id.tolist()
         for zone in self._zones:
-            points = anchors(tracked.xyxy, zone.anchor, width, height)
+            points = anchors(tracked.xyxy, zone.anchor, width, height, self._config.foot_inset)
             inside = zone.geometry.contains(points, width, height) & _of_class(tracked, zone.class_ids)
             for row in np.flatnonzero(inside).tolist():
                 zones_of[row].append(zone.name)
@@ -151,6 +157,10 @@ class ZoneCounter:
                     if not stay.entered and t_s - stay.since_s >= self._config.enter_s - TOLERANCE_S:
                         stay.entered = True
                         entered[zone.name].append(ids[row])
+            behind = anchors(hidden.xyxy, zone.anchor, width, height, self._config.foot_inset)
+            for row in np.flatnonzero(zone.geometry.contains(behind, width, height)).tolist():
+                if hidden_ids[row] in zone.stays:
+                    zone.stays[hidden_ids[row]].inside_s = t_s
             for track_id, stay in zone.stays.items():
                 if stay.outside_s is None and stay.inside_s < t_s == self._tracks[track_id].seen_s:
                     stay.outside_s = t_s
@@ -297,7 +307,7 @@ class ZoneCounter:
 
     def _cross(self, line: _Line, width: int, height: int, tracked: Detections) -> tuple[Crossing, ...]:
         """Move every track along its path past the line."""
-        points = anchors(tracked.xyxy, line.anchor, width, height)
+        points = anchors(tracked.xyxy, line.anchor, width, height, self._config.foot_inset)
         distances = line.geometry.distance_px(points, width, height).tolist()
         rows = zip(tracked.track_id.tolist(), points.tolist(), distances, _of_class(tracked, line.class_ids).tolist(), strict=True)
         found = []

@@ -11,6 +11,7 @@ what is left to the faint ones. Where it differs from the paper:
   therefore still be matched by the distance of its centre, measured against the filter's own uncertainty (as in
   DeepSORT: Wojke et al., ICIP 2017), if its size fits.
 - A confident detection gets its id at once.
+- A track that should lie behind another object, where it cannot be seen, is ``hidden``, not lost.
 
 It is written here because no library was fast enough: measured on the machine this was written on, a frame with 200
 objects took 4.4 ms in trackers 2.6, 13.9 ms in supervision 0.30 and 15.2 ms in norfair 2.3. The filter's four
@@ -45,6 +46,7 @@ DRIFT2 = np.array([0.05, 0.05, 0.15, 0.15]) ** 2  # of the position's own change
 
 POSITION, _, P_POSITION, _, P_VELOCITY = range(5)  # first axis of the filter
 GATE = 5.99  # squared Mahalanobis distance of two coordinates, chi-square at 95 %
+COVERED = 0.5  # share of a box that objects nearer to the camera cover where it is hidden
 REACH = 1.0  # the centre match goes no further than this many longer sides
 SIZE_RATIO = 1.5  # nor to boxes whose width or height differs by more
 
@@ -63,6 +65,7 @@ class ByteTracker:
         self._t_s: float | None = None
         self._next_id = 1
         self._allocate(0)
+        self._hidden = Detections.empty()
 
     def __len__(self) -> int:
         """Number of tracks kept, seen lately or not."""
@@ -81,7 +84,8 @@ class ByteTracker:
         dt_s = 0.0 if self._t_s is None else max(0.0, t_s - self._t_s)
         self._t_s = t_s = t_s if self._t_s is None else max(t_s, self._t_s)
         if len(self._id):
-            self._keep(t_s - self._seen_s <= self._config.lost_s + 1e-6)
+            hidden = np.isin(self._id, self._hidden.track_id) & (t_s - self._seen_s <= self._config.hidden_s)
+            self._keep(hidden | (t_s - self._seen_s <= self._config.lost_s + 1e-6))
         self._predict(dt_s)
 
         with np.errstate(invalid="ignore"):  # infinite corners; such rows are left out
@@ -104,6 +108,7 @@ class ByteTracker:
         self._correct(track_of[rows], measured[rows], t_s)
         track_of[high] = len(self._id) + np.arange(len(high))
         self._begin(measured[high], detections.class_id[high], t_s)
+        self._hidden = self._behind(self._filter[POSITION, self._fresh], t_s) if self._config.hidden_s else self._hidden
 
         rows = np.flatnonzero(track_of >= 0)
         ids = self._id[track_of[rows]]
@@ -112,6 +117,11 @@ class ByteTracker:
             kept = np.isin(ids, self._id)
             rows, ids = rows[kept], ids[kept]
         return Detections(detections.xyxy[rows], detections.confidence[rows], detections.class_id[rows], ids)
+
+    @property
+    def hidden(self) -> Detections:
+        """The tracks of the last frame that were not seen in it and should lie behind one that was, where they should be."""
+        return self._hidden
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs, as JSON types; floats survive exactly."""
@@ -124,6 +134,7 @@ class ByteTracker:
             "fresh": self._fresh.tolist(),
             "seen_s": self._seen_s.tolist(),
             "filter": self._filter.tolist(),
+            "hidden": self._hidden.track_id.tolist(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -135,6 +146,7 @@ class ByteTracker:
         self._fresh = np.array(state["fresh"], np.bool_)
         self._seen_s = np.array(state["seen_s"], np.float64)
         self._filter = np.array(state["filter"], np.float64).reshape(5, len(self._id), 4)
+        self._hidden = self._as_detections(np.isin(self._id, state["hidden"]))
 
     def _allocate(self, n: int) -> None:
         self._id = np.zeros(n, np.int64)
@@ -202,6 +214,22 @@ class ByteTracker:
         if len(self._id):
             self._keep((self._hits > 1) | (t_s - self._seen_s <= TENTATIVE_S))
 
+    def _behind(self, seen: Float64Array, t_s: float) -> Detections:
+        """The tracks that lie behind the boxes ``seen`` (cx, cy, w, h): one whose lower edge is lower is nearer to the camera."""
+        unseen = np.flatnonzero(~self._fresh & (self._hits > 1) & (t_s - self._seen_s <= self._config.hidden_s))
+        mine = self._filter[POSITION, unseen]
+        nearer = seen[None, :, 1] + seen[None, :, 3] / 2 > mine[:, None, 1] + mine[:, None, 3] / 2
+        covered = (_shared(mine, seen) * nearer).sum(1) >= COVERED * mine[:, 2] * mine[:, 3]
+        chosen = np.zeros(len(self._id), np.bool_)
+        chosen[unseen[covered]] = True
+        return self._as_detections(chosen)
+
+    def _as_detections(self, chosen: BoolArray) -> Detections:
+        boxes = self._filter[POSITION, chosen].copy()
+        boxes[:, :2] -= boxes[:, 2:] / 2
+        boxes[:, 2:] += boxes[:, :2]
+        return Detections.of(boxes, np.zeros(len(boxes)), self._class_id[chosen], self._id[chosen])
+
     def _evict(self) -> bool:
         """Drop the tracks unseen for longest, of those seen at once the youngest, until ``max_tracks`` are left."""
         surplus = len(self._id) - self._config.max_tracks
@@ -265,6 +293,12 @@ def _cxcywh(xyxy: npt.NDArray[np.float32]) -> Float64Array:
 
 def _iou(a: Float64Array, b: Float64Array) -> Float64Array:
     """IoU (len(a), len(b)) of boxes given as cx, cy, w, h of positive size."""
+    shared = _shared(a, b)
+    return np.asarray(shared / ((a[:, 2] * a[:, 3])[:, None] + (b[:, 2] * b[:, 3])[None, :] - shared))
+
+
+def _shared(a: Float64Array, b: Float64Array) -> Float64Array:
+    """Area (len(a), len(b)) that boxes, given as cx, cy, w, h, have in common."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = a.T[:, :, None], b.T[:, None, :]
     width = np.minimum(ax + aw / 2, bx + bw / 2)
     width -= np.maximum(ax - aw / 2, bx - bw / 2)
@@ -273,7 +307,7 @@ def _iou(a: Float64Array, b: Float64Array) -> Float64Array:
     np.maximum(width, 0, out=width)
     np.maximum(height, 0, out=height)
     width *= height
-    return np.asarray(width / (aw * ah + bw * bh - width))
+    return np.asarray(width)
 
 
 def _assign(score: Float64Array) -> tuple[IndexArray, IndexArray]:

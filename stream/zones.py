@@ -22,19 +22,21 @@ EDGE_PX = 2.0**-10
 """Anchors are kept this far inside the right and bottom edges of the frame."""
 
 
-def anchors(xyxy: npt.NDArray[np.floating], anchor: Anchor, width: int, height: int) -> Float64Array:
+def anchors(xyxy: npt.NDArray[np.floating], anchor: Anchor, width: int, height: int, foot_inset: float = 0.0) -> Float64Array:
     """The anchor points of boxes, drawn into the frame.
 
     Args:
         xyxy: (N, 4), pixels.
         anchor: which point of the box.
         width, height: size of the frame in pixels.
+        foot_inset: share of a box's height by which ``bottom_center`` lies above its lower edge.
 
     Returns:
         (N, 2), x within 0..width and y within 0..height, just short of the upper ends.
     """
     boxes = xyxy.astype(np.float64)
-    y = {"bottom_center": boxes[:, 3], "center": (boxes[:, 1] + boxes[:, 3]) / 2, "top_center": boxes[:, 1]}[anchor]
+    foot = boxes[:, 3] - foot_inset * (boxes[:, 3] - boxes[:, 1])
+    y = {"bottom_center": foot, "center": (boxes[:, 1] + boxes[:, 3]) / 2, "top_center": boxes[:, 1]}[anchor]
     points = np.stack(((boxes[:, 0] + boxes[:, 2]) / 2, y), axis=1)
     return np.clip(points, 0, (width - EDGE_PX, height - EDGE_PX))
 

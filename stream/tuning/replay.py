@@ -45,9 +45,11 @@ class Settings:
     match_iou: float
     second_match_iou: float
     lost_s: float
+    hidden_s: float
     enter_s: float
     leave_s: float
     unseen_s: float
+    foot_inset: float
 
     @classmethod
     def of(cls, config: PipelineConfig, detector: str) -> Settings:
@@ -60,9 +62,11 @@ class Settings:
             match_iou=tracker.match_iou,
             second_match_iou=tracker.second_match_iou,
             lost_s=tracker.lost_s,
+            hidden_s=tracker.hidden_s,
             enter_s=counting.enter_s,
             leave_s=counting.leave_s,
             unseen_s=counting.unseen_s,
+            foot_inset=counting.foot_inset,
         )
 
     def fragment(self, detector: str) -> dict[str, dict[str, Any]]:
@@ -70,8 +74,8 @@ class Settings:
         values = asdict(self)
         return {
             "detectors": {detector: {name: values[name] for name in ("confidence", "nms_iou")}},
-            "tracker": {name: values[name] for name in ("low_confidence", "match_iou", "second_match_iou", "lost_s")},
-            "counting": {name: values[name] for name in ("enter_s", "leave_s", "unseen_s")},
+            "tracker": {name: values[name] for name in ("low_confidence", "match_iou", "second_match_iou", "lost_s", "hidden_s")},
+            "counting": {name: values[name] for name in ("enter_s", "leave_s", "unseen_s", "foot_inset")},
         }
 
     def applied(self, config: PipelineConfig, detector: str) -> PipelineConfig:

@@ -23,9 +23,11 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "match_iou": (0.1, 0.2, 0.3, 0.4),
     "second_match_iou": (0.3, 0.4, 0.5, 0.6),
     "lost_s": (0.5, 1.0, 2.0, 3.0, 5.0),
+    "hidden_s": (0.0, 2.0, 5.0, 10.0),
     "enter_s": (0.0, 0.1, 0.3, 0.5, 1.0),
     "leave_s": (0.0, 0.1, 0.3, 0.5, 1.0),
     "unseen_s": (0.3, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "foot_inset": (0.0, 0.03, 0.06),
 }
 """Values that are tried, besides the present ones. Not searched: the length of a window and the bound on memory."""
 

@@ -55,6 +55,28 @@ def test_inside_and_out_again() -> None:
     assert seen.occupancy == {"right": 0}
 
 
+def test_who_is_hidden_stays_where_it_should_be_and_enters_nowhere() -> None:
+    c = counter(leave_s=0.0, unseen_s=0.5, lines=(DOOR,))
+    step(c, 0, t1=IN, t2=OUT)
+    for i in range(1, 20):
+        seen = c.update(T0 + i / 5, W, H, at(), at(t1=IN, t2=IN, t9=IN))
+        assert seen.occupancy == {"right": 1}
+        assert not any(seen.crossings.values())
+    seen = c.update(T0 + 4, W, H, at(), at(t1=OUT))
+    assert seen.left == {"right": (1,)}
+
+
+def test_a_foot_inset_lifts_the_anchor_of_feet_only() -> None:
+    """Boxes are 100 px tall with their lower edge at y 300."""
+    zones = [
+        ZoneConfig.model_validate({"name": anchor, "polygon": [(0, y), (1, y), (1, 1), (0, 1)], "anchor": anchor})
+        for anchor, y in (("bottom_center", 295 / H), ("center", 250 / H), ("top_center", 200 / H))
+    ]
+    for inset, inside in ((0.0, 1), (0.04, 1), (0.06, 0)):
+        seen = step(counter(tuple(zones), foot_inset=inset), 0, t1=IN)
+        assert seen.occupancy == {"bottom_center": inside, "center": 1, "top_center": 1}
+
+
 def test_entry_needs_enter_s_and_dwell_counts_from_the_first_sight() -> None:
     c = counter(enter_s=0.3)
     assert [step(c, t, t1=IN).occupancy["right"] for t in (0, 0.1, 0.2)] == [0, 0, 0]

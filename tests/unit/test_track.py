@@ -215,3 +215,54 @@ def test_no_switch_on_true_boxes_at_five_frames_a_second(shared: Path, truth: st
 def test_few_switches_with_missed_faint_and_shaken_boxes(shared: Path, truth: str) -> None:
     frames = frames_of(shared / "data" / truth, 5, 0.3 if "crowd12" in truth else 0)
     assert np.mean([switches(frames, 0.1, 0.15, seed) for seed in range(5)]) <= 5
+
+
+FRONT, BEHIND = box(300, 320), box(310, 300)  # of the same size; the lower one stands nearer to the camera
+
+
+def test_who_is_behind_another_one_is_hidden_and_not_lost() -> None:
+    t = tracker(hidden_s=10, lost_s=1)
+    for i in range(3):
+        t.update(people(FRONT, BEHIND), T0 + i / 5)
+    assert len(t.hidden) == 0
+    for i in range(3, 40):
+        t.update(people(FRONT), T0 + i / 5)
+        assert t.hidden.track_id.tolist() == [2]
+    np.testing.assert_allclose(t.hidden.xyxy, [BEHIND], atol=8)
+    assert t.update(people(FRONT, BEHIND), T0 + 8).track_id.tolist() == [1, 2]
+    assert len(t.hidden) == 0
+
+
+def test_who_could_be_seen_and_is_not_is_lost() -> None:
+    for gone in (box(600), box(310, 420)):  # in the open; nearer to the camera than the other one
+        t = tracker(hidden_s=10, lost_s=1)
+        for i in range(3):
+            t.update(people(FRONT, gone), T0 + i / 5)
+        t.update(people(FRONT), T0 + 0.6)
+        assert len(t.hidden) == 0
+        t.update(people(FRONT), T0 + 2)
+        assert len(t) == 1
+
+
+def test_nobody_is_hidden_for_longer_than_hidden_s() -> None:
+    for hidden_s in (0, 2):
+        t = tracker(hidden_s=hidden_s, lost_s=1)
+        for i in range(3):
+            t.update(people(FRONT, BEHIND), T0 + i / 5)
+        for i in range(3, 20):
+            t.update(people(FRONT), T0 + i / 5)
+        assert len(t.hidden) == 0
+        assert len(t) == 1
+
+
+def test_the_hidden_survive_a_restart() -> None:
+    t = tracker(hidden_s=10, lost_s=0.3)
+    for i in range(3):
+        t.update(people(FRONT, BEHIND), T0 + i / 5)
+    t.update(people(FRONT), T0 + 0.6)
+    again = tracker(hidden_s=10, lost_s=0.3)
+    again.restore(json.loads(json.dumps(t.state())))
+    np.testing.assert_array_equal(again.hidden.xyxy, t.hidden.xyxy)
+    for one in (t, again):
+        one.update(people(FRONT), T0 + 0.8)
+        assert one.hidden.track_id.tolist() == [2]
