@@ -124,14 +124,14 @@ class Easel:
         cloth = cv2.remap(atlases[level], u, v, smooth, borderMode=cv2.BORDER_REPLICATE)
         grey = cv2.convertScaleAbs(light, alpha=255)
         bgr = cv2.multiply(cloth, cv2.merge([grey, grey, grey]), scale=1 / 255)
-        mask = cv2.compare(depth_m, FAR_M / 2, cv2.CMP_LT)
+        mask = _mask(depth_m < FAR_M / 2)
         if fine == 1:
             return Patch(x0, y0, bgr, mask, depth_m)
         share = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
         bright = cv2.resize(cv2.copyTo(bgr, mask), (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) * 255
         bgr = np.minimum(bright / np.maximum(share, 64)[..., None], 255).astype(np.uint8)
         near = np.minimum(np.minimum(depth_m[::2, ::2], depth_m[1::2, ::2]), np.minimum(depth_m[::2, 1::2], depth_m[1::2, 1::2]))
-        mask = cv2.compare(share, 127.0, cv2.CMP_GT)
+        mask = _mask(share > 127)
         near[mask == 0] = FAR_M
         return Patch(x0, y0, bgr, mask, near)
 
@@ -146,11 +146,16 @@ class Easel:
         depth_m = np.full((height, width), FAR_M, np.float32)
         eye = _eye(small, (0, 0, width, height))
         cv2.triangleRasterizeDepth(eye, mesh.triangles, depth_m, NO_TURN, np.pi / 2, 1e-3, FAR_M, self._settings)
-        mask = cv2.compare(depth_m, FAR_M / 2, cv2.CMP_LT)
+        mask = _mask(depth_m < FAR_M / 2)
         x0, y0 = max(0, round(-left * scale)), max(0, round(-top * scale))
         x1, y1 = max(x0, round((self._camera.width - left) * scale)), max(y0, round((self._camera.height - top) * scale))
         inside = mask[y0:y1, x0:x1]
         return cv2.countNonZero(inside) / max(1, cv2.countNonZero(mask)) if inside.size else 0.0
+
+
+def _mask(chosen: NDArray[np.bool_]) -> Bytes:
+    """uint8, 255 where ``chosen``. Not by cv2.compare, which takes a number for a picture where the picture is one pixel."""
+    return chosen.view(np.uint8) * np.uint8(255)
 
 
 def _eye(seen: Floats, bounds: Bounds) -> Floats:

@@ -118,6 +118,17 @@ def test_boxes_are_tight(speed: float) -> None:
         assert np.abs(rendered.boxes[row] - truth).max() <= 1.5, row
 
 
+@pytest.mark.parametrize("ahead_m", [7.0, 40.0])
+def test_one_pixel_of_a_figure_can_be_drawn(ahead_m: float) -> None:
+    """Of who has just come into a corner of the picture; of a far figure, which is drawn at twice the size, too."""
+    stand = Stand(field(), walkers((0.0, ahead_m)))
+    x, y = ((stand.boxes[0, :2] + stand.boxes[0, 2:]) / 2).astype(int).tolist()
+    figure, shade = stand.figures[0], np.ones(stand.seen.shape[2], np.float32)
+    patch = stand.easel.draw(figure.meshes[0], stand.layout, figure.atlases, stand.seen[0], shade, (x, y, x + 1, y + 1))
+    assert patch.mask.tolist() == [[255]]
+    assert patch.bgr.shape == (1, 1, 3)
+
+
 def test_the_drawn_pixels_lie_in_the_box() -> None:
     """Seen from outside: nothing but the box changes when someone steps in, apart from the shadow and the lens's blur."""
     overcast = replace(field().light, direct=0.0, weather="clear")
