@@ -35,7 +35,7 @@ FILM_FPS, FILM_WIDTH, FILM_HEIGHT = 10.0, 960, 540
 LONGEST_FILM_S = 120.0  # a longer demo plays it again
 START_S = 20.0  # of film that play while the service starts
 MODEL = "simulated-person"
-CAMERAS = {"plaza": (104, 16), "corridor": (103, 6), "street": (104, 16), "station": (101, 16)}
+CAMERAS = {"plaza": (101, 16), "corridor": (102, 8), "street": (102, 14), "station": (102, 14)}
 """Scene: seed and people. The seeds, and the whole station, are unknown to the model; the views are ones in which people
 seldom hide each other, as a camera that counts is hung."""
 CROWD = "plaza", "terrace"  # camera and zone of the alert

@@ -6,21 +6,21 @@ set -euo pipefail
 out=${1:?usage: $0 NEW_FOLDER}
 known=(--scene plaza --scene shop --scene corridor --scene street)
 pictures=(--fps 12.5 --pictures-fps 0.5 --no-video)
-clips=(--people 12-24 --seconds 60 --fps 12.5)
+clips=(--people 8-16 --seconds 60 --fps 12.5)
 
 # Pictures: 200 places to learn from, 32 others to see how it goes, and 40 for the test, 8 of them a kind of place never seen.
-framewatch simulate "${known[@]}" --seeds 1-50 --people 3-40 --seconds 24 "${pictures[@]}" --out "$out/train"
-framewatch simulate "${known[@]}" --seeds 901-908 --people 3-40 --seconds 16 "${pictures[@]}" --out "$out/val"
-framewatch simulate "${known[@]}" --scene station --seeds 951-958 --people 3-40 --seconds 16 "${pictures[@]}" --out "$out/test"
+framewatch simulate "${known[@]}" --seeds 1-50 --people 3-30 --seconds 24 "${pictures[@]}" --out "$out/train"
+framewatch simulate "${known[@]}" --seeds 901-908 --people 3-30 --seconds 16 "${pictures[@]}" --out "$out/val"
+framewatch simulate "${known[@]}" --scene station --seeds 951-958 --people 3-30 --seconds 16 "${pictures[@]}" --out "$out/test"
 
 framewatch train --data "$out/train/coco.json" --val "$out/val/coco.json" --out "$out/model" --name simulated-person \
-  --minutes 18 --val-every 4 --batch 8 --lr 2e-3 --mosaic 0 \
+  --epochs 12 --val-every 4 --batch 8 --lr 2e-3 --mosaic 0 \
   --note "For framewatch's own demo and tests. It has seen drawn people only and is not for real cameras."
 framewatch evaluate detections "$out/test/coco.json" --model "$out/model/simulated-person.onnx" --nms-iou 0.65 \
   --confidence 0.01 --min-visibility 0.5 --html "$out/detections.html" --json "$out/detections.json" --min ap50=0.9
 
 # Clips: thresholds, tracker and counting are chosen on some and measured on others.
-framewatch simulate "${known[@]}" --seeds 921 "${clips[@]}" --out "$out/val-clips"
+framewatch simulate "${known[@]}" --seeds 921-922 "${clips[@]}" --out "$out/val-clips"
 framewatch simulate "${known[@]}" --scene station --seeds 971-972 "${clips[@]}" --out "$out/test-clips"
 cat > "$out/tune.yaml" <<YAML
 detectors: {people: {model: model/simulated-person.onnx}}
