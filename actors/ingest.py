@@ -37,15 +37,19 @@ class IngestActor:
         self._shards: Mapping[str, int] = {}
         self._aggregators = config.service.aggregators
         receivers = [RemoteAggregator(names.aggregator(index)) for index in range(self._aggregators)]
+        self._detectors = {
+            detector: ServeDetector(detector, settings.batch_size, models[detector].input, self._metrics)
+            for detector, settings in config.detectors.items()
+        }
         self._ingest = Ingest(
             config,
             models,
-            {detector: ServeDetector(detector) for detector in config.detectors},
+            self._detectors,
             Delivery(receivers, self._shard),
             SystemClock(),
             self._metrics,
         )
-        self._lease = Lease(self._ray_metrics.publish, self._ingest.close, TICK_S)
+        self._lease = Lease(self._ray_metrics.publish, self._close, TICK_S)
 
     def _shard(self, source_id: str) -> int:
         index = self._shards.get(source_id)
@@ -69,4 +73,9 @@ class IngestActor:
     def stop(self) -> None:
         """Let what was read pass through, commit, and stop all threads; the actor can be killed then."""
         self._lease.close()
+        self._close()
+
+    def _close(self) -> None:
         self._ingest.close()
+        for detector in self._detectors.values():
+            detector.close()

@@ -19,7 +19,7 @@ from actors.ingest import IngestActor
 from actors.placement import place, shards
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
-from stream.redact import redact
+from stream.redact import reason
 from stream.worker import SourceStatus
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Reconciler:
                 return await self._tell(name, *what)
             except (RayError, TimeoutError) as error:
                 self._actors.pop(name, None)  # it may be gone for good: look it up, or make it, again
-                faults[name] = _reason(error)
+                faults[name] = reason(error)
 
         def read_by(name: str, without: set[str]) -> list[SourceConfig]:
             return [sources[i] for i, actor in placement.items() if actor == name and i not in without]
@@ -119,9 +119,9 @@ class Reconciler:
             await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
         for statuses in await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests)):
             self.sources |= {status.source_id: status for status in statuses or ()}
-        for name, reason in faults.items():
+        for name, why in faults.items():
             if name not in self.faults:
-                logger.warning("%s does not answer: %s", name, reason)
+                logger.warning("%s does not answer: %s", name, why)
         self.faults = faults
 
     async def _tell(self, name: str, *what: object) -> Any:
@@ -179,7 +179,3 @@ async def _end(actor: ActorHandle[Any]) -> None:
 
 async def _answer(reference: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
     return await asyncio.wait_for(asyncio.ensure_future(reference), timeout_s)
-
-
-def _reason(error: BaseException) -> str:
-    return redact(str(error).splitlines()[0] if str(error) else type(error).__name__)

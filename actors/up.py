@@ -24,7 +24,7 @@ from actors.app import build_config
 from actors.reconcile import end_actors
 from stream.config import PipelineConfig
 from stream.errors import FramewatchError
-from stream.redact import redact
+from stream.redact import reason, redact
 
 STOP_TIMEOUT_S = 90.0
 CLUSTER_SETTINGS = {
@@ -87,8 +87,7 @@ def up(
         try:
             ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise FramewatchError(f"the Ray cluster {address} cannot be joined: {redact(reason)}") from error
+            raise FramewatchError(f"the Ray cluster {address} cannot be joined: {reason(error)}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own in their place, which end the process at once
             signal.signal(number, handler)
