@@ -96,6 +96,7 @@ def deployment(name: str, config: DetectorConfig, low_confidence: float) -> serv
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
         health_check_period_s=2,
         health_check_timeout_s=10,
+        logging_config={"enable_access_log": False},  # a line for every batch
         **scale,
     )(DetectorReplica)
     return replica.bind(name, config, low_confidence)

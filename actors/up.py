@@ -21,20 +21,13 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import names
 from actors.app import build_config
+from actors.cluster import start
 from actors.reconcile import end_actors
 from stream.config import PipelineConfig
 from stream.errors import FramewatchError
 from stream.redact import reason, redact
 
 STOP_TIMEOUT_S = 90.0
-CLUSTER_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 lets any other program push a service with deadlines aside
-    "RAY_task_events_report_interval_ms": "0",  # a record of every call: the GCS grew by 2 MiB a minute
-    "RAY_raylet_report_resources_period_milliseconds": "1000",
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # ten times fewer rounds over replicas that seldom change
-}
-"""Environment of a cluster of our own, where it is not set otherwise."""
 OVERHEAD_CPUS = 0.2  # Control and the first aggregator, see control.py
 
 
@@ -72,17 +65,7 @@ def up(
     own = address is None
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     if own:
-        for name, value in CLUSTER_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        cpus = max(os.cpu_count() or 1, needed_cpus(config))
-        ray.init(
-            address="local",  # else Ray joins whatever cluster was started on this machine last
-            num_cpus=cpus,
-            include_dashboard=dashboard,
-            namespace=names.NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        start(max(os.cpu_count() or 1, needed_cpus(config)), dashboard)
     else:
         try:
             ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)

@@ -146,7 +146,7 @@ class Ingest:
 
     def _follow_progress(self) -> None:
         while not self._closed.wait(PROGRESS_INTERVAL_S):
-            for source_id, frame_index in self._delivery.progress().items():
+            for source_id, frame_index in self._delivery.progress(spare=True).items():
                 worker = self._workers.get(source_id)
                 if worker is not None:
                     worker.safe(frame_index)

@@ -43,6 +43,7 @@ class Metrics:
             self._families[name] = Histogram(f"framewatch_{name}", text, labels, registry=registry, buckets=buckets)
 
         counter("frames", "Frames by what became of them; dropped ones by reason.", "source", "outcome", "reason")
+        counter("frames_removed", "Frames dropped behind the detector because their source had been removed.")
         histogram("stage_seconds", "Time of an analysed frame in one stage.", STAGE_BUCKETS_S, "detector", "stage")
         histogram("end_to_end_seconds", "From capture to acknowledgement of the tracks event.", LATENCY_BUCKETS_S, "source")
         histogram("batch_size", "Frames per batch.", BATCH_BUCKETS, "detector")
@@ -62,6 +63,10 @@ class Metrics:
         """Count ``n`` frames; dropped ones with the reason (``sampled``, ``gated``, ``stale``, ``queue_full``,
         ``undecodable``, ``detector_error``, ...)."""
         self._counter("frames", source_id, outcome, reason).inc(n)
+
+    def removed(self) -> None:
+        """Count a frame whose source was removed while it was on its way."""
+        self._counter("frames_removed").inc()
 
     def analysed(self, source_id: str, detector: str, stages_ms: Mapping[str, float]) -> None:
         """Count an analysed frame and the milliseconds that it spent in each stage."""
