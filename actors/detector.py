@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from actors import names
-from stream.config import DetectorConfig
+from actors.autoscaling import BATCHES_AT_ONCE, Load
+from stream.config import DetectorConfig, Replicas
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import load_detector
@@ -37,7 +39,6 @@ from stream.ring import Ring, RingReader, Slot
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 30.0
-BATCHES_AT_ONCE = 2  # one on the model while the next is being unpacked
 ELSEWHERE_S = 30.0  # one call in vain in this time, to notice that a replica has come to this host
 
 
@@ -51,12 +52,20 @@ class BatchInRing:
 
 
 class DetectorReplica:
-    """A compiled model, nothing else; one Serve deployment per configured detector."""
+    """A compiled model, nothing else; one Serve deployment per configured detector.
 
-    def __init__(self, name: str, config: DetectorConfig, low_confidence: float):
+    Args:
+        name: of the detector in the config.
+        config: its settings.
+        low_confidence: down to which objects are given, for the tracker.
+        latency_s: the SLO's budget from capture to acknowledgement.
+    """
+
+    def __init__(self, name: str, config: DetectorConfig, low_confidence: float, latency_s: float):
         self._detector = load_detector(name, config, low_confidence)
         self._executor = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="detect")
         self._reader = RingReader()
+        self._load = Load(latency_s)
 
     async def detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
         """Objects in each frame of the batch, in pixels of the source frames.
@@ -65,7 +74,12 @@ class DetectorReplica:
             DetectorError: the model failed on the batch.
             SlotUnavailable: its images cannot be seen from here.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
+        here = isinstance(batch, BatchInRing)
+        self._load.begin()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
+        finally:
+            self._load.end(min(info.captured_s for info in batch.frames) if here else None)
 
     def _detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
         if isinstance(batch, FrameBatch):
@@ -73,33 +87,46 @@ class DetectorReplica:
         with self._reader.images(batch.slot) as images:
             return self._detector.detect(FrameBatch(batch.detector, batch.frames, images))
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, where the number of replicas is not fixed: see ``actors.autoscaling``."""
+        return self._load.take()
+
     def check_health(self) -> None:
         """For Serve; lets go of the memory of ingest actors that have ended."""
         self._reader.sweep()
 
 
-def deployment(name: str, config: DetectorConfig, low_confidence: float) -> serve.Application:
-    """The Serve deployment of one configured detector."""
+def deployment(name: str, config: DetectorConfig, low_confidence: float, latency_s: float) -> serve.Application:
+    """The Serve deployment of one configured detector; arguments as of :class:`DetectorReplica`."""
     replicas = config.replicas
-    scale: dict[str, Any] = {"num_replicas": replicas.min}
-    if replicas.max > replicas.min:
-        scale = {
-            "autoscaling_config": {
-                "min_replicas": replicas.min,
-                "max_replicas": replicas.max,
-                "target_ongoing_requests": BATCHES_AT_ONCE,
-            }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of metrics_interval_s; what shall replace it has no effect yet
+        replica: serve.Deployment = serve.deployment(
+            name=names.detector(name),
+            max_ongoing_requests=2 * BATCHES_AT_ONCE,
+            ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+            health_check_period_s=2,
+            health_check_timeout_s=10,
+            logging_config={"enable_access_log": False},  # a line for every batch
+            **_scale(replicas),
+        )(DetectorReplica)
+    return replica.bind(name, config, low_confidence, latency_s)
+
+
+def _scale(replicas: Replicas) -> dict[str, Any]:
+    if replicas.max == replicas.min:
+        return {"num_replicas": replicas.min}
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas.min,
+            "max_replicas": replicas.max,
+            "upscale_delay_s": replicas.up_after_s,
+            "downscale_delay_s": replicas.down_after_s,
+            "metrics_interval_s": replicas.interval_s,
+            "look_back_period_s": 2 * replicas.interval_s,
+            "policy": {"policy_function": "actors.autoscaling:detector_replicas"},
         }
-    replica: serve.Deployment = serve.deployment(
-        name=names.detector(name),
-        max_ongoing_requests=2 * BATCHES_AT_ONCE,
-        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        health_check_period_s=2,
-        health_check_timeout_s=10,
-        logging_config={"enable_access_log": False},  # a line for every batch
-        **scale,
-    )(DetectorReplica)
-    return replica.bind(name, config, low_confidence)
+    }
 
 
 class ServeDetector:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Collection
 from typing import Any
@@ -15,6 +16,7 @@ from ray.exceptions import RayError
 
 from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
+from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor
 from actors.placement import place, shards
 from stream.config import PipelineConfig, SourceConfig
@@ -55,6 +57,7 @@ class Reconciler:
         self.faults: dict[str, str] = {"control": "starting"}
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._tidied = self._stopping = False
+        self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
         self._run = uuid.uuid4().hex
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
@@ -91,13 +94,14 @@ class Reconciler:
         sources = {source.id: source for source in self._config.sources}
         shard = shards(self._config.alerts, sources, service.aggregators)
         aggregators = [names.aggregator(i) for i in range(service.aggregators)]
-        ingests = [names.ingest(i) for i in range(service.ingest_actors)]
+        ingests = [names.ingest(i) for i in range(self._count_ingests())]
         loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
         placement = place(loads, ingests, self.placement)
         moved = {source_id for source_id, name in self.placement.items() if placement.get(source_id, name) != name}
         self.placement = placement
-        if not self._tidied:  # actors of an older config that had more of them
+        if not self._tidied:  # there may be actors of an older config that had more of them, or more than are needed now
             await end_actors(but=[*aggregators, *ingests])
+            self._actors = {name: actor for name, actor in self._actors.items() if name in aggregators + ingests}
             self._tidied = True
         faults: dict[str, str] = {}
 
@@ -117,12 +121,35 @@ class Reconciler:
                 self.aggregates[name] = status
         if moved:  # no source is read twice: it stops where it was before it begins where it will be
             await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
-        for statuses in await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests)):
-            self.sources |= {status.source_id: status for status in statuses or ()}
+        answers = await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests))
+        for answer in answers:
+            self.sources |= {status.source_id: status for status in (answer.sources if answer else ())}
+        if all(answers):  # else it is not known what all of them use
+            self._scale(sum(answer.cores for answer in answers))
         for name, why in faults.items():
             if name not in self.faults:
                 logger.warning("%s does not answer: %s", name, why)
         self.faults = faults
+
+    def _count_ingests(self) -> int:
+        """How many ingest actors there should be; at first, as many as this Reconciler finds at work, within the range."""
+        if self._ingest_count is None:
+            scaling = self._config.service.ingest_actors
+            found = sum(name.startswith(names.INGEST) for name in named_actors())
+            count = min(max(found, scaling.min), scaling.max)
+            self._ingest_count = Steady(count, scaling.up_after_s, scaling.down_after_s)
+        return self._ingest_count.value
+
+    def _scale(self, cores: float) -> None:
+        """Follow the CPU that all ingest actors use together, measured against what one reserves (1 where that is nothing)."""
+        service, count = self._config.service, self._ingest_count
+        scaling, use = service.ingest_actors, cores / (service.ingest_cpus or 1.0)
+        assert count is not None
+        before = count.value
+        after = count.follow(ingest_actors(use, before, scaling.min, scaling.max), time.monotonic())
+        if after != before:
+            logger.info("%d ingest actors instead of %d: they use %.2f cores", after, before, cores)
+            self._tidied = self._tidied and after > before  # those that are too many stop before others read their sources
 
     async def _tell(self, name: str, *what: object) -> Any:
         """Give an actor its sources; returns how it is."""
@@ -147,6 +174,7 @@ class Reconciler:
             max_restarts=-1,
             max_concurrency=4,
             num_cpus=num_cpus,
+            scheduling_strategy="SPREAD",  # over the nodes: each brings cores, and shared memory to the replicas on it
         )
         actor: ActorHandle[Any] = remote.remote(*args)
         if await _answer(actor.config_digest.remote(), START_TIMEOUT_S) != self._config.digest():
@@ -158,13 +186,17 @@ class Reconciler:
         return actor
 
 
+def named_actors() -> list[str]:
+    """Names of this cluster's framewatch actors."""
+    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
+
+
 async def end_actors(but: Collection[str] = ()) -> None:
     """Stop the actors of this cluster's framewatch, except those named: ingest actors first, so that what they have read
     passes through, then aggregators."""
     for prefix in (names.INGEST, names.AGGREGATOR):
-        found = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
         actors = []
-        for name in found:
+        for name in named_actors():
             if name.startswith(prefix) and name not in but:
                 with contextlib.suppress(ValueError):  # it has just ended
                     actors.append(ray.get_actor(name, names.NAMESPACE))

@@ -36,7 +36,7 @@ def needed_cpus(config: PipelineConfig) -> int:
     machine the actors share its cores, and a request that cannot be placed would wait for ever."""
     service = config.service
     detectors = sum(detector.replicas.max * detector.replicas.cpus for detector in config.detectors.values())
-    return math.ceil(detectors + service.ingest_actors * service.ingest_cpus + 0.1 * service.aggregators + OVERHEAD_CPUS)
+    return math.ceil(detectors + service.ingest_actors.max * service.ingest_cpus + 0.1 * service.aggregators + OVERHEAD_CPUS)
 
 
 def up(

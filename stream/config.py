@@ -34,19 +34,27 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Replicas(Part):
-    """Detector replicas under Ray Serve: as many as ``min`` to ``max``, autoscaled in between."""
+class Scaling(Part):
+    """As many as are needed, from ``min`` to ``max``: more once that was so for ``up_after_s``, fewer after ``down_after_s``."""
 
     min: int = Field(1, ge=1, le=1024)
     max: int = Field(1, ge=1, le=1024)
-    cpus: float = Field(0.5, ge=0)
-    gpus: float = Field(0, ge=0)
+    up_after_s: Seconds = 10
+    down_after_s: Seconds = 120
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max < self.min:
             raise ValueError(f"max ({self.max}) is below min ({self.min})")
         return self
+
+
+class Replicas(Scaling):
+    """Detector replicas under Ray Serve. Those of which there may be more are measured every ``interval_s``."""
+
+    cpus: float = Field(0.5, ge=0)
+    gpus: float = Field(0, ge=0)
+    interval_s: float = Field(10, gt=0, le=3600)
 
 
 class DetectorConfig(Part):
@@ -385,10 +393,15 @@ class ServiceConfig(Part):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
-    ingest_actors: int = Field(1, ge=1, le=1024)
+    ingest_actors: Scaling = Field(Scaling(), description="a number, or a range in which it follows the CPU that they use")
     ingest_cpus: float = Field(0.5, ge=0, description="Ray CPUs that each ingest actor reserves")
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
+
+    @field_validator("ingest_actors", mode="before")
+    @classmethod
+    def _fixed(cls, actors: Any) -> Any:
+        return {"min": actors, "max": actors} if isinstance(actors, int) else actors
 
 
 class PipelineConfig(Part):
