@@ -351,9 +351,11 @@ class Aggregator:
     def _judge_slo(self) -> None:
         while self._acknowledged:
             source_id, latency_s = self._acknowledged.popleft()
-            self._metrics.end_to_end(source_id, latency_s)
             analyser = self._sources.get(source_id)
-            if analyser is not None and (analyser.config.live or analyser.config.scheme == "kafka"):
+            if analyser is None:
+                continue  # removed meanwhile: its series are not to begin again
+            self._metrics.end_to_end(source_id, latency_s)
+            if analyser.config.live or analyser.config.scheme == "kafka":
                 self._slo.record(source_id, latency_s)
         at_s = self._clock.time()
         for change in self._slo.evaluate():
