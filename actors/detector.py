@@ -183,6 +183,8 @@ class ServeDetector:
         try:
             small = isinstance(batch, BatchInRing)
             self._metrics.batch_sent(self._name, "ring" if small else "object_store")
+            if self._ring:
+                self._metrics.queue_depth(f"ring_{self._name}", self._ring.taken)
             response: DeploymentResponse[Any] = (self._small if small else self._large).remote(batch)  # type: ignore[assignment]
             return response
         except (RayError, RayServeException) as error:
