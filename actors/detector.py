@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from actors import names
 from actors.autoscaling import BATCHES_AT_ONCE, Load
-from stream.config import DetectorConfig, Replicas
+from stream.config import DetectorConfig
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import load_detector
@@ -35,6 +35,7 @@ from stream.frame import FrameBatch, FrameInfo, Uint8Array
 from stream.metrics import Metrics
 from stream.redact import reason
 from stream.ring import Ring, RingReader, Slot
+from stream.scaling import Replicas
 
 logger = logging.getLogger(__name__)
 

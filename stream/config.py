@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stream.errors import Fault
+from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
 
 Coordinate = Annotated[float, Field(ge=0, le=1)]
@@ -32,29 +33,6 @@ class Part(BaseModel):
     """Base of every part: frozen, unknown keys are errors, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Scaling(Part):
-    """As many as are needed, from ``min`` to ``max``: more once that was so for ``up_after_s``, fewer after ``down_after_s``."""
-
-    min: int = Field(1, ge=1, le=1024)
-    max: int = Field(1, ge=1, le=1024)
-    up_after_s: Seconds = 10
-    down_after_s: Seconds = 120
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max < self.min:
-            raise ValueError(f"max ({self.max}) is below min ({self.min})")
-        return self
-
-
-class Replicas(Scaling):
-    """Detector replicas under Ray Serve. Those of which there may be more are measured every ``interval_s``."""
-
-    cpus: float = Field(0.5, ge=0)
-    gpus: float = Field(0, ge=0)
-    interval_s: float = Field(10, gt=0, le=3600)
 
 
 class DetectorConfig(Part):
