@@ -50,12 +50,12 @@ def test_more_under_load_and_fewer_without(shared: Path, tmp_path: Path, deploy:
             "slo": {"latency_ms": 5000},
         }
     )
-    ray_service.wait_for(lambda: replicas() == 2, 40, "a second replica")
-    ray_service.wait_for(lambda: ingests() == {"ingest-0", "ingest-1"}, 20, "a second ingest actor")
-    ray_service.wait_for(lambda: len({s["actor"] for s in service.sources().values()}) == 2, 20, "sources on both actors")
-    ray_service.wait_for(lambda: service.finished(*files), 60, "the end of the files")
-    ray_service.wait_for(lambda: replicas() == 1, 30, "a single replica")
-    ray_service.wait_for(lambda: ingests() == {"ingest-0"}, 30, "a single ingest actor")
+    ray_service.wait_for(lambda: replicas() == 2, 90, "a second replica")
+    ray_service.wait_for(lambda: ingests() == {"ingest-0", "ingest-1"}, 60, "a second ingest actor")
+    ray_service.wait_for(lambda: len({s["actor"] for s in service.sources().values()}) == 2, 60, "sources on both actors")
+    ray_service.wait_for(lambda: service.finished(*files), 200, "the end of the files")
+    ray_service.wait_for(lambda: replicas() == 1, 60, "a single replica")
+    ray_service.wait_for(lambda: ingests() == {"ingest-0"}, 60, "a single ingest actor")
     events = ray_service.jsonl(tmp_path / "events.jsonl")
     for name in files:
         indices = [
