@@ -21,6 +21,7 @@ class Backlog:
 
     Attributes:
         bytes: of the packets held.
+        reorders: frames are presented in another order than they are decoded in: the stream has B-frames.
         broken: packets behind the last one taken were dropped, so decoding goes on with a key frame, from new.
     """
 
@@ -30,7 +31,7 @@ class Backlog:
         self._pushed = 0
         self._pts_s: float | None = None
         self.bytes = 0
-        self.broken = False
+        self.broken = self.reorders = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -61,6 +62,7 @@ class Backlog:
         self._held.append((packet, ticket))
         self.bytes += packet.data.size
         self._pushed += 1
+        self.reorders = self.reorders or ticket.pts_s > dts_s
         heapq.heappush(self._order, (ticket.pts_s, self._pushed, ticket))
         return self._settle(dts_s)
 
@@ -79,6 +81,10 @@ class Backlog:
             assert ticket.pts_s is not None
             self._pts_s = ticket.pts_s = ticket.pts_s if self._pts_s is None else max(ticket.pts_s, self._pts_s)
             yield ticket
+
+    def position(self, ticket: Ticket) -> int:
+        """So many packets must be decoded to decode this ticket's too; 0 where it was taken."""
+        return next((n for n, (_, one) in enumerate(self._held, 1) if one is ticket), 0)
 
     def take(self) -> tuple[Packet, Ticket]:
         """The oldest packet, which is to be decoded now."""

@@ -10,9 +10,9 @@ Without any of them for ``SETTLE_S`` it closes, and only key frames are looked a
 movement before a picture is decoded; a camera with a constant bit rate hides it there, and then the next look shows it.
 Whoever holds the packets since the last look decodes them when the gate opens, so nothing of the event is lost.
 
-What is usual is learned: median and MAD of the last minute in which nobody was there, so that noise at night is no
-movement, and new light is usual after half a minute. Opening for nothing makes it doubt sizes more. A change of all
-the picture's cells by the same amount, as of exposure, is no movement; a turning camera is one.
+What is usual is learned: median and MAD of the last minute in which nobody was there and nothing moved. So noise at
+night is no movement, and new light is usual after half a minute. Opening for nothing makes it doubt sizes more. A change
+of all the picture's cells by the same amount, as of exposure, is no movement; a turning camera is one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Gate:
                 self._open("larger packets")
         if pts_s - self._measured_s >= BURST_S:
             self._measured_s = pts_s
-            if not self.presence.there(pts_s):
+            if not self.presence.there(pts_s) and pts_s - self._moved_s >= CALM_S:
                 self._learn(level)
 
     def _learn(self, level: int) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from av.video.frame import PictureType
+
 from stream.backlog import Backlog
 from stream.clock import Clock
 from stream.config import GATE_HOLD_S, SourceConfig
@@ -105,8 +107,11 @@ class Intake:
         effort.begin()
         self._level = effort.choice.level
         self._keyless: int | None = 0  # packets so far, as long as there was no key frame
-        self._owed: set[Ticket] = set()  # wanted, given to the codec, not come out yet
+        self._owed: set[Ticket] = set()  # wanted, or it may be, given to the codec, not come out yet
         self._missing = 0
+        self._first: Ticket | None = None  # key frame
+        self._proving: Ticket | None = None  # the second one, until it has been decoded
+        self._proven = False  # key frames are whole pictures: decoding can begin with any
         self._late = False  # packets that the gate held are being made up for
         if gate is not None:
             gate.begin(source.session)
@@ -155,7 +160,7 @@ class Intake:
                 if self._keyless >= KEYLESS_PACKETS:
                     yield from self._fall_back("it has no key frames")
                 return
-            self._keyless = None
+            self._keyless, self._first = None, ticket
         ticket.planned = True
         if ticket.key:
             self._effort.key(ticket.pts_s)
@@ -193,15 +198,19 @@ class Intake:
         packet = self._to_look_at(ticket)
         ticket.wanted = wanted or packet is not None
         if not ticket.wanted:
+            self._owed.discard(ticket)
             self._out.dropped("key_frames_only" if due else "sampled", 1)
         if packet is not None:
             yield from self._look(packet, ticket)
         elif ticket.key and not self._asleep:
-            self._drop_before(ticket)
+            if self._proven or self._level == "key":
+                self._drop_before(ticket)
+            elif ticket is not self._first:
+                self._proving = ticket
 
     def _to_look_at(self, ticket: Ticket) -> Packet | None:
         """The packet of a key frame that the gate wants to see, if it can be decoded by itself now."""
-        if self._gate is None or not ticket.key or not self._gate.look_due(ticket.pts_s or 0.0):
+        if self._gate is None or not ticket.key or not self._proven or not self._gate.look_due(ticket.pts_s or 0.0):
             return None
         if not self._asleep and self._backlog.needed_before(ticket):
             return None
@@ -241,7 +250,7 @@ class Intake:
             yield from self._work_on_keys()
             return
         held = self._backlog
-        needed = held.needed
+        needed = max(held.needed, held.position(self._proving) if self._proving is not None else 0)
         if everything or (self._live and (needed or self._owed)):  # a codec may give out a frame only behind later ones
             needed = len(held)
         while len(held) and (needed > 0 or held.full):
@@ -251,10 +260,10 @@ class Intake:
                 continue
             packet, ticket = held.take()
             needed -= 1
-            if ticket.wanted:
+            if ticket.wanted is not False:
                 self._owed.add(ticket)
-            # Frames left out would make one that is owed wait longer in the codec.
-            skippable = ticket.wanted is False and not (self._owed and self._live)
+            # A codec gives out a frame when it has so many later ones: were some left out, a live one would come later.
+            skippable = ticket.wanted is False and not (held.reorders and self._live)
             yield from self._pick(self._decode(packet, ticket, skippable=skippable))
 
     def _work_on_keys(self) -> Iterator[Sampled]:
@@ -266,7 +275,7 @@ class Intake:
             self._owed.add(ticket)
             self._backlog.broken = True
             yield from self._pick(self._decode(packet, ticket, alone=True))
-            yield from self._miss(list(self._owed))
+            yield from self._miss([one for one in self._owed if one.wanted])
         while self._backlog.full:
             self._backlog.take()
             self._backlog.broken = True
@@ -288,7 +297,7 @@ class Intake:
         frames = self._decoder.flush()
         self._out.tally.decode_cpu_s += time.thread_time() - cpu_s
         yield from self._pick(frames)
-        yield from self._miss(list(self._owed))
+        yield from self._miss([one for one in self._owed if one.wanted])
 
     # -- what comes out of the codec
 
@@ -302,6 +311,10 @@ class Intake:
                 else:
                     self._out.dropped("sampled", 1)
                 continue
+            if ticket.key and ticket is not self._first and not self._proven:
+                self._proving, self._proven = None, frame.frame.pict_type == PictureType.I
+                if not self._proven and self._level != "full":
+                    yield from self._fall_back("its key frames are no whole pictures")
             if ticket.wanted is None:  # the codec knows of no frame before it, so it is its turn
                 for certain in self._backlog.settle_to(ticket):
                     yield from self._decide(certain)
@@ -310,7 +323,7 @@ class Intake:
                 self._owed.discard(ticket)
                 assert ticket.pts_s is not None
                 yield from self._give(replace(frame, frame_index=ticket.frame_index, pts_s=ticket.pts_s))
-            yield from self._miss([one for one in self._owed if (one.pts_s or 0.0) < frame.pts_s])
+            yield from self._miss([one for one in self._owed if one.wanted and (one.pts_s or 0.0) < frame.pts_s])
 
     def _miss(self, tickets: list[Ticket]) -> Iterator[Sampled]:
         """These frames were to be analysed, and will not come."""

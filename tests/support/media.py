@@ -29,8 +29,9 @@ def make_video(
     size: tuple[int, int] = (128, 96),
     creation_time: str | None = None,
     options: dict[str, str] | None = None,
+    moves_from: int = 0,
 ) -> Path:
-    """Write ``frames`` pictures at 10 frames per second."""
+    """Write ``frames`` pictures at 10 frames per second; they are all the same up to number ``moves_from``."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
         if creation_time:
             container.metadata["creation_time"] = creation_time
@@ -43,7 +44,7 @@ def make_video(
             {"preset": "ultrafast", "threads": "1", "bf": str(b_frames), "b-adapt": "0"} if codec == "libx264" else {}
         ) | (options or {})
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(i, *size), format="bgr24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(picture(max(i, moves_from), *size), format="bgr24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = i * 1000 // RATE_FPS, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
