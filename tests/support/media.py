@@ -64,19 +64,26 @@ def cut(source: Path, target: Path, seconds: float) -> Path:
     return target
 
 
-def camera_clip(source: Path, target: Path, start_s: float, seconds: float, width: int = 384, height: int = 216) -> Path:
-    """A part of a file as a camera would send it: H.264 without B-frames, a key frame every second, small."""
+def camera_clip(
+    source: Path, target: Path, start_s: float, seconds: float, width: int = 384, height: int = 216, still_s: float = 0.0
+) -> Path:
+    """A part of a file as a camera would send it: H.264 without B-frames, a key frame every second, small. Before it, its
+    first second again and again for ``still_s``."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         stream = given.streams.video[0]
         rate = stream.average_rate or Fraction(25)
         encoded = made.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "tune": "zerolatency", "crf": "23"})
         encoded.width, encoded.height, encoded.pix_fmt, encoded.gop_size = width, height, "yuv420p", round(rate)
+        pictures = []
         for frame in given.decode(stream):
             if frame.time >= start_s + seconds:
                 break
             if frame.time >= start_s:
-                small = frame.reformat(width, height, "yuv420p")
-                small.pts, small.time_base, small.pict_type = round((frame.time - start_s) * 90_000), Fraction(1, 90_000), 0
-                made.mux(encoded.encode(small))
+                pictures.append(frame.reformat(width, height, "yuv420p"))
+        shown = [*(pictures[i % round(rate)] for i in range(round(still_s * rate))), *pictures]
+        for i, picture in enumerate(shown):
+            again = av.VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
+            again.pts, again.time_base = i, 1 / rate
+            made.mux(encoded.encode(again))
         made.mux(encoded.encode(None))
     return target
