@@ -155,9 +155,8 @@ class SourceConfig(Part):
     - ``kafka://TOPIC``: records whose key is this source's id (``?key=NAME`` names another, ``?key=*`` takes all);
     - ``simulate://SCENE``: a simulated camera, see :class:`SimulatedCamera`.
 
-    ``decode``: ``full`` decodes everything; ``fast`` what the analysed frames need; ``key`` key frames only; ``auto`` is
-    ``full`` for what is not live, else what the stream and the load allow (see ``effort``). ``gate``: leave a still scene
-    undecoded but for a look every few seconds (see ``gate``); ``auto`` is ``on`` for cameras only.
+    ``decode``: all (``full``), what the analysed frames need (``fast``), key frames (``key``); ``auto``: see ``effort``.
+    ``gate``: a still scene is not decoded but for a look every few seconds, see ``gate``; ``auto``: cameras only.
     """
 
     id: Name
@@ -237,14 +236,10 @@ class SourceConfig(Part):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.scheme == "kafka" and (self.decode in ("fast", "key") or self.gated):
+        if self.scheme == "kafka" and (self.gated or self.decode in ("fast", "key")):
             raise ValueError("every record of kafka:// is decoded: decode may be auto or full, gate auto or off")
         if self.loop and self.scheme == "simulate" and self.simulated.seconds is not None:
             raise ValueError("loop is for files; a simulation without seconds never ends")
-        return self
-
-    @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
         names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
