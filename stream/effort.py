@@ -12,6 +12,7 @@ Level = Literal["full", "fast", "key"]
 
 BEHIND_S = 0.3  # later than this, all the time for a second, and decoding costs too much
 CAUGHT_UP_S = 0.1
+START_S = 5.0  # opening a stream, and compiling a model meanwhile, makes its first packets late
 JUDGED_S = 1.0  # the least lag of this time counts: a single late packet means nothing
 PATIENCE_S = 30.0  # so long without being behind, and more is tried again
 MAX_PATIENCE_S = 960.0  # five failures on: each one doubles the patience
@@ -52,6 +53,7 @@ class Effort:
         self._fps, self._auto = config.fps, config.decode == "auto" and config.live
         self._choice = self._first(config, gated)
         self._fallback: Choice | None = None
+        self._began_s: float | None = None
         self._lags: deque[tuple[float, float]] = deque()
         self._keys_s: deque[float] = deque(maxlen=MIN_KEYS + 1)
         self._slow = False  # only key frames, because of lag
@@ -73,7 +75,7 @@ class Effort:
 
     def begin(self) -> None:
         """The source is opened anew: what was seen of its stream is forgotten, what was learned about the load is not."""
-        self._fallback = None
+        self._fallback, self._began_s = None, None
         self._keys_s.clear()
         self._lags.clear()
 
@@ -102,7 +104,8 @@ class Effort:
             lag_s: seconds from when the packet was due to now.
             now_s: monotonic time.
         """
-        if not self._auto:
+        self._began_s = now_s if self._began_s is None else self._began_s
+        if not self._auto or now_s - self._began_s < START_S:
             return
         self._lags.append((now_s, lag_s))
         while now_s - self._lags[0][0] > JUDGED_S:

@@ -34,6 +34,7 @@ def config(camera: str, shared: Path, sink: Path) -> dict[str, Any]:
                 "id": name,
                 "uri": camera,
                 "fps": 5,
+                "decode": "fast",  # whatever the load
                 "gate": name == "gated",
                 "zones": [{"name": "all", "polygon": whole}],
                 "lines": [{"name": "middle", "points": [[0.5, 0], [0.5, 1]]}],

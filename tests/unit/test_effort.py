@@ -3,7 +3,7 @@
 import pytest
 
 from stream.config import SourceConfig
-from stream.effort import MAX_PATIENCE_S, PATIENCE_S, Effort
+from stream.effort import MAX_PATIENCE_S, PATIENCE_S, START_S, Effort
 
 CAMERA = "rtsp://camera.example/hall"
 
@@ -70,15 +70,17 @@ def drive(chosen: Effort, start_s: float, seconds: float, lag_s: float) -> float
 
 def test_one_late_packet_changes_nothing() -> None:
     chosen = effort(fps=5)
-    drive(chosen, 100, 1, 0.0)
-    chosen.lag(3.0, 101)
-    drive(chosen, 101.04, 1, 0.01)
+    now_s = drive(chosen, 100, START_S + 1, 0.0)
+    chosen.lag(3.0, now_s)
+    drive(chosen, now_s + 0.04, 1, 0.01)
     assert chosen.choice.level == "fast"
 
 
 def test_a_source_that_falls_behind_decodes_key_frames_until_it_has_not_for_long() -> None:
     chosen = effort(fps=5)
-    now_s = drive(chosen, 100, 1.2, 0.5)
+    now_s = drive(chosen, 100, START_S - 0.1, 0.5)
+    assert chosen.choice.level == "fast"  # it has only just begun
+    now_s = drive(chosen, now_s, 1.2, 0.5)
     assert chosen.choice.level == "key"
     assert "behind" in chosen.choice.reason
     now_s = drive(chosen, now_s, PATIENCE_S - 2, 0.0)

@@ -1,5 +1,6 @@
 """Intake: with real codecs, the same frames are analysed whatever is decoded for them."""
 
+import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -10,7 +11,7 @@ import pytest
 
 from stream.config import SourceConfig
 from stream.detections import Detections
-from stream.effort import Effort
+from stream.effort import Choice, Effort, Level
 from stream.frame import FrameInfo, Packet, Uint8Array
 from stream.gate import Gate, Presence
 from stream.intake import MAX_MISSING, Intake, IntakeTally, Outcomes
@@ -36,9 +37,12 @@ class Taken:
         return self.frames == other.frames and same
 
 
-def take(path: Path, *, gate: Gate | None = None, damage: int | None = None, **settings: object) -> Taken:
+def take(
+    path: Path, *, gate: Gate | None = None, damage: int | None = None, effort: Effort | None = None, **settings: object
+) -> Taken:
     config = SourceConfig(id="cam", uri=str(path), **settings)  # type: ignore[arg-type]
-    clock, taken, effort = ManualClock(), Taken(), Effort(config, gated=gate is not None)
+    clock, taken = ManualClock(), Taken()
+    effort = effort or Effort(config, gated=gate is not None)
 
     def dropped(reason: str, frames: int) -> None:
         taken.dropped[reason] += frames
@@ -151,6 +155,36 @@ def test_damage_is_counted_and_the_rest_goes_on(shared: Path) -> None:
     assert taken.dropped["undecodable"] >= 6
     assert taken.dropped["undecodable"] + len(taken.frames) >= 60
     assert MAX_MISSING < 6
+
+
+class Moody(Effort):
+    """Changes its mind as it is told."""
+
+    def __init__(self, levels: list[Level]):
+        super().__init__(SourceConfig(id="cam", uri="clip.mp4", decode="fast"))
+        self._levels = levels
+
+    @property
+    def choice(self) -> Choice:
+        return self._fallback or Choice(self._levels[0], "told so")
+
+    def key(self, pts_s: float) -> None:
+        if len(self._levels) > 1:
+            self._levels.pop(0)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_level_may_change_at_any_key_frame(tmp_path: Path, b_frames: int, seed: int) -> None:
+    path = make_video(tmp_path / "clip.mp4", 120, gop=10, b_frames=b_frames)
+    levels: list[Level] = random.Random(seed).choices(["fast", "key"], k=14)
+    full, mixed = take(path, decode="full"), take(path, fps=5, effort=Moody(["fast", *levels]))
+    indices = [index for index, _ in mixed.frames]
+    assert indices == sorted(set(indices))
+    assert all(np.array_equal(picture, full.pictures[i]) for i, picture in zip(indices, mixed.pictures, strict=True))
+    assert set(range(0, 120, 10)) <= set(indices)
+    assert mixed.dropped.total() + len(indices) == 120
+    assert mixed.level != "full"
 
 
 # -- with a gate
