@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from stream.config import SourceConfig
+from stream.decode import Decoder
 from stream.detections import Detections
 from stream.effort import Choice, Effort, Level
-from stream.frame import FrameInfo, Packet, Uint8Array
+from stream.frame import FrameInfo, Packet, Ticket, Uint8Array
 from stream.gate import Gate, Presence
 from stream.intake import MAX_MISSING, Intake, IntakeTally, Outcomes
 from stream.sources.file import FileSource
@@ -149,6 +150,21 @@ def test_a_bare_elementary_stream_is_decoded_in_full(shared: Path) -> None:
     assert fast.level == "full"
 
 
+def test_pictures_that_do_not_come_out_of_their_own_packets_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, decode, before = make_video(tmp_path / "clip.mp4", 60, gop=10), Decoder.decode, []
+
+    def decode_fields(decoder: Decoder, packet: Packet, ticket: Ticket | None = None, *, skippable: bool = False) -> object:
+        before.append(ticket)  # the picture belongs to the packet before, as where two fields make one
+        frames = decode(decoder, packet, ticket, skippable=skippable)
+        return [replace(frame, ticket=before[-2]) if len(before) > 1 and frame.ticket.planned else frame for frame in frames]
+
+    monkeypatch.setattr(Decoder, "decode", decode_fields)
+    taken = take(path, fps=5, decode="fast")
+    assert taken.level == "full"
+    assert taken.dropped["undecodable"] <= MAX_MISSING + 1
+    assert len(taken.frames) > 15
+
+
 def test_damage_is_counted_and_the_rest_goes_on(shared: Path) -> None:
     path = shared / "data/hostile/made/zeroed_blocks.mp4"
     taken = take(path, decode="fast")
@@ -185,6 +201,29 @@ def test_the_level_may_change_at_any_key_frame(tmp_path: Path, b_frames: int, se
     assert set(range(0, 120, 10)) <= set(indices)
     assert mixed.dropped.total() + len(indices) == 120
     assert mixed.level != "full"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lost_and_damaged_packets_stop_nothing(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    path = make_video(tmp_path / "clip.mp4", 150, gop=rng.choice([5, 10, 30]), b_frames=rng.choice([0, 3]), moves_from=seed * 10)
+    config = SourceConfig(id="cam", uri=str(path), fps=5, realtime=True)
+    watched, clock, dropped, indices = gate(), ManualClock(), Counter[str](), []
+    tally, effort = IntakeTally(), Effort(config, gated=True)
+    with FileSource(config.model_copy(update={"realtime": False}), clock) as source:
+        outcomes = Outcomes(tally, lambda reason, frames: dropped.update({reason: frames}), lambda: True)
+        intake = Intake(config, source, lambda one: one.frame.to_ndarray(format="bgr24"), effort, watched, clock, outcomes)
+        for packet in source.packets():
+            assert isinstance(packet, Packet)
+            if rng.random() < 0.1:
+                continue
+            if rng.random() < 0.1 and packet.data.size > 40:
+                packet.data.update(bytes(packet.data)[:20] + rng.randbytes(packet.data.size - 20))
+            indices += [sampled.decoded.frame_index for sampled in intake.frames(packet)]
+        indices += [sampled.decoded.frame_index for sampled in intake.flush()]
+    assert indices == sorted(set(indices))
+    assert len(indices) > 10
+    assert len(indices) + dropped.total() >= 0.8 * tally.frames
 
 
 # -- with a gate
