@@ -106,6 +106,7 @@ class Intake:
         self._backlog = Backlog()
         effort.begin()
         self._level = effort.choice.level
+        self._untimed = False  # everything is decoded until a key frame carries its times
         self._keyless: int | None = 0  # packets so far, as long as there was no key frame
         self._owed: set[Ticket] = set()  # wanted, or it may be, given to the codec, not come out yet
         self._missing = 0
@@ -131,13 +132,24 @@ class Intake:
         if self._live:
             self._effort.lag(lag_s, self._clock.monotonic())
         dts = packet.data.dts
-        if self._level != "full" and (ticket.pts_s is None or dts is None):
+        timed = ticket.pts_s is not None and dts is not None
+        if self._level != "full" and not timed:
+            self._untimed = True
             yield from self._fall_back("its packets carry no times")
+        elif self._untimed and timed and ticket.key:
+            yield from self._plan_again()
         if self._level == "full":
             yield from self._pick(self._decode(packet, ticket))
             return
         assert dts is not None
         yield from self._plan(packet, ticket, float(dts * packet.data.time_base))
+
+    def _plan_again(self) -> Iterator[Sampled]:
+        """Packets carry times now, as some cameras' do not at first: from this key frame on, decode what is needed."""
+        yield from self._drain()
+        self._untimed, self._keyless = False, 0
+        self._effort.begin()
+        self._level = self._effort.choice.level
 
     def flush(self) -> Iterator[Sampled]:
         """All frames that are held back, at the end of the input."""
@@ -260,7 +272,7 @@ class Intake:
                 continue
             packet, ticket = held.take()
             needed -= 1
-            if ticket.wanted is not False:
+            if ticket.planned and ticket.wanted is not False:
                 self._owed.add(ticket)
             # A codec gives out a frame when it has so many later ones: were some left out, a live one would come later.
             skippable = ticket.wanted is False and not (held.reorders and self._live)
@@ -360,6 +372,7 @@ class Intake:
         self._level = "full"
         if self._gate is not None:
             self._gate.wake(reason)
-        for ticket in self._backlog.settle():
-            yield from self._decide(ticket)
+        for ticket in self._backlog.settle():  # the codec will tell their order
+            ticket.planned = False
+            self._owed.discard(ticket)
         yield from self._work(everything=True)
