@@ -213,7 +213,7 @@ def test_somebody_who_was_lost_is_not_found_by_faint_detections() -> None:
 # -- whatever comes
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 200_000), st.booleans(), st.floats(-0.2, 3.0), st.booleans(), st.integers(0, 255)),
