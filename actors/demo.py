@@ -99,6 +99,7 @@ def demo_config(
                     "uri": uris[name],
                     "detector": "people",
                     "fps": FPS,
+                    "decode": "fast",  # the counts are held against the truth: never key frames only, on a slow machine either
                     "zones": [zone.model_dump(mode="json") for zone in scene.zones],
                     "lines": [line.model_dump(mode="json") for line in scene.lines],
                 }

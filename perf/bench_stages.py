@@ -5,6 +5,7 @@ Times are wall times of one thread; for CPU over all threads and processes see `
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +17,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from perf.workload import DEFAULT_MODEL, SHARED
 from stream.batch import Batcher
 from stream.buffer import Policy
-from stream.config import CountingConfig, DetectorConfig, LineConfig, TrackerConfig, ZoneConfig
+from stream.clock import SystemClock
+from stream.config import CountingConfig, DetectorConfig, LineConfig, SourceConfig, TrackerConfig, ZoneConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
 from stream.detectors.base import Detector, InputSpec
 from stream.detectors.registry import load_detector
+from stream.effort import Effort
 from stream.events import TrackedObject, TracksEvent, event_id, timestamp
-from stream.frame import Frame, FrameBatch, FrameInfo
+from stream.frame import Frame, FrameBatch, FrameInfo, Packet
+from stream.gate import Gate, Presence
+from stream.intake import Intake, IntakeTally, Outcomes
 from stream.scale import Scaler
 from stream.sinks.spool import Spool
+from stream.sources.file import FileSource
 from stream.track import ByteTracker
 
 VIDEO = SHARED / "data" / "videos" / "retail02_h264_1080p25.mp4"
@@ -99,6 +105,30 @@ def test_decode(benchmark: BenchmarkFixture, video: Path) -> None:
             return frames
 
         assert benchmark(second) >= 1
+
+
+@pytest.mark.parametrize("mode", ["full", "fast", "key"])
+def test_intake(benchmark: BenchmarkFixture, video: Path, mode: str) -> None:
+    """The same second as a camera's, in each mode of decoding, five frames of it sampled and scaled."""
+    source = SourceConfig(id="cam00", uri=str(video), fps=5, loop=True)
+    live = source.model_copy(update={"realtime": True, "decode": mode})
+    outcomes, scaler = Outcomes(IntakeTally(), lambda reason, frames: None, lambda: True), Scaler(SPEC)
+    with FileSource(source, SystemClock()) as opened:
+        intake = Intake(live, opened, lambda one: scaler.scale(one.frame), Effort(live), None, SystemClock(), outcomes)
+        packets = opened.packets()
+
+        def second() -> int:
+            given = (packet for packet in itertools.islice(packets, 25) if isinstance(packet, Packet))
+            return sum(1 for packet in given for _ in intake.frames(packet))
+
+        assert benchmark(second) <= 6
+
+
+def test_gate(benchmark: BenchmarkFixture, picture: av.VideoFrame) -> None:
+    """Looking whether a sampled frame shows anything new; it does not."""
+    gate, image = Gate(Presence(0.5, 2.0)), Scaler(SPEC).scale(picture)
+    gate.admits(image, 0.0, lambda: True)
+    assert not benchmark(gate.admits, image, 3.0, lambda: True)
 
 
 def test_scale(benchmark: BenchmarkFixture, picture: av.VideoFrame) -> None:

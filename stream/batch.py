@@ -218,9 +218,10 @@ class Batcher:
         """True when a frame that goes to the detector at ``now_s`` is expected to miss the latency budget.
 
         A detector that was slow once must not have every frame shed for good, so that it is never measured again: no
-        more than half the budget is charged for it.
+        more than half the budget is charged for it. The time for which the gate held a frame is not charged: an event
+        must not lose its beginning.
         """
-        return now_s - info.captured_s + min(self._detector_s, self._latency_s / 2) > self._latency_s
+        return now_s - info.captured_s - info.held_s + min(self._detector_s, self._latency_s / 2) > self._latency_s
 
     @property
     def detector_s(self) -> float:

@@ -44,10 +44,21 @@ def test_limit_prints_the_figures_as_one_object(shared: Path) -> None:
     assert figures["peak_memory_mib"] > 20
 
 
+def test_limit_compares_modes_of_decoding(shared: Path) -> None:
+    video = shared / "data" / "videos" / "one-by-one-person-detection.mp4"
+    few = ("--sources", "1", "--seconds", "1.5", "--warmup", "0.2", "--json")
+    done = limit("--file", video, "--decode", "full,fast", "--gate", *few)
+    assert done.returncode == 0, done.stderr
+    ratios = json.loads(done.stdout.splitlines()[-1])
+    assert ratios["full"] == [1.0]
+    assert 0.1 < ratios["fast"][0] < 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--file", "nowhere.mp4"], "there is no file nowhere.mp4"),
+        (["--file", __file__, "--decode", "full,half"], "there is no half"),
         (["--file", __file__, "--sources", "0"], "--sources must be over 0"),
         (["--file", __file__, "--model", __file__], "is not a video"),
     ],
