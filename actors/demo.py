@@ -40,9 +40,9 @@ CAMERAS = {"plaza": (101, 16), "corridor": (102, 8), "street": (102, 14), "stati
 seldom hide each other, as a camera that counts is hung."""
 CROWD = "plaza", "terrace"  # camera and zone of the alert
 SETTINGS: dict[str, Any] = {
-    "detectors": {"people": {"model": MODEL, "confidence": 0.6, "nms_iou": 0.6}},
-    "tracker": {"low_confidence": 0.2},
-    "counting": {"enter_s": 0, "leave_s": 0},
+    "detectors": {"people": {"model": MODEL, "confidence": 0.55, "nms_iou": 0.5}},
+    "tracker": {"low_confidence": 0.05, "second_match_iou": 0.3, "lost_s": 0.5, "hidden_s": 2.0},
+    "counting": {"enter_s": 0.1, "leave_s": 0.1, "unseen_s": 0.5, "foot_inset": 0.06},
 }
 """Chosen by ``framewatch tune --objective occupancy`` on other seeds, see examples/simulated-person.sh."""
 USER, PASSWORD = "viewer", "demo"  # of the cameras that this demo serves on loopback

@@ -20,11 +20,11 @@ framewatch evaluate detections "$out/test/coco.json" --model "$out/model/simulat
   --confidence 0.01 --min-visibility 0.5 --html "$out/detections.html" --json "$out/detections.json" --min ap50=0.9
 
 # Clips: thresholds, tracker and counting are chosen on some and measured on others.
-framewatch simulate "${known[@]}" --seeds 921-922 "${clips[@]}" --out "$out/val-clips"
+framewatch simulate "${known[@]}" --seeds 921-926 "${clips[@]}" --out "$out/val-clips"
 framewatch simulate "${known[@]}" --scene station --seeds 971-972 "${clips[@]}" --out "$out/test-clips"
 cat > "$out/tune.yaml" <<YAML
 detectors: {people: {model: model/simulated-person.onnx}}
 sources: [{id: any, uri: "simulate://plaza"}]
 YAML
-framewatch tune -c "$out/tune.yaml" --data "$out/val-clips" --test "$out/test-clips" --fps 6.25 --objective occupancy --trials 120 \
+framewatch tune -c "$out/tune.yaml" --data "$out/val-clips" --test "$out/test-clips" --fps 6.25 --objective occupancy --trials 60 \
   --out "$out/tuned.yaml"

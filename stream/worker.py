@@ -200,7 +200,7 @@ class SourceWorker:
             self._source = source
             outcomes = Outcomes(self._tally, dropped, self._answered)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
-            committed = self._safe
+            committed, ended = self._safe, False
             try:
                 for packet in source.packets():
                     if self._stopping.is_set():
@@ -212,9 +212,13 @@ class SourceWorker:
                     if self._safe > committed:
                         committed = self._safe
                         source.commit(committed)
+                else:
+                    ended = True
             finally:
                 if not self._stopping.is_set():
                     self._take(source, intake.flush())
+                if ended and not self.config.live:
+                    self._batcher.finish_source(self.config.id)  # its last frames wait for no company
                 if not self.config.live:
                     self._drain()
                     if self._safe > committed:
