@@ -38,7 +38,7 @@ MODEL = "simulated-person"
 CAMERAS = {"plaza": (101, 16), "corridor": (102, 8), "street": (102, 14), "station": (102, 14)}
 """Scene: seed and people. The seeds, and the whole station, are unknown to the model; the views are ones in which people
 seldom hide each other, as a camera that counts is hung."""
-CROWD = "plaza", "terrace"  # camera and zone of the alert
+CROWD = "station", "concourse"  # camera and zone of the alert
 SETTINGS: dict[str, Any] = {
     "detectors": {"people": {"model": MODEL, "confidence": 0.55, "nms_iou": 0.5}},
     "tracker": {"low_confidence": 0.05, "second_match_iou": 0.3, "lost_s": 0.5, "hidden_s": 2.0},
