@@ -21,7 +21,7 @@ from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
 from stream.errors import AggregatorUnavailable
 from stream.metrics import Metrics
-from stream.redact import redact
+from stream.redact import reason
 from stream.sinks import open_sinks
 
 if TYPE_CHECKING:
@@ -145,4 +145,4 @@ class RemoteAggregator:
             return receipt
         except (RayError, ValueError) as error:  # ValueError: no actor of that name yet
             self._actor = None
-            raise AggregatorUnavailable(f"{self._name}: {redact(error).splitlines()[0]}") from error
+            raise AggregatorUnavailable(f"{self._name}: {reason(error)}") from error

@@ -50,6 +50,7 @@ def describe_models(config: PipelineConfig) -> dict[str, ModelDescription]:
 def build_config(config: PipelineConfig) -> serve.Application:
     """The application for a config that was read before."""
     models = describe_models(config)
-    detectors = [deployment(name, d, config.tracker.low_confidence) for name, d in config.detectors.items()]
+    low_confidence, latency_s = config.tracker.low_confidence, config.slo.latency_ms / 1000
+    detectors = [deployment(name, d, low_confidence, latency_s) for name, d in config.detectors.items()]
     control: serve.Deployment = Control  # type: ignore[assignment] # the decorators hide it
     return control.options(name=names.CONTROL).bind(config, models, *detectors)

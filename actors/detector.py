@@ -1,87 +1,207 @@
-"""Detectors under Ray Serve: the replica, and the client by which ingest actors call it."""
+"""Detectors under Ray Serve: the replica, and the client by which ingest actors call it.
+
+On one host a batch lies in shared memory (``stream.ring``) and the call only says where. A replica elsewhere says that
+it cannot see it; then the batch goes through Ray's object store, and so do those of the next ``ELSEWHERE_S``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import grpc
+import numpy as np
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from actors import names
+from actors.autoscaling import BATCHES_AT_ONCE, Load
 from stream.config import DetectorConfig
 from stream.detections import Detections
+from stream.detectors.base import InputSpec
 from stream.detectors.registry import load_detector
-from stream.errors import DetectorError, DetectorUnavailable
-from stream.frame import FrameBatch
-from stream.redact import redact
+from stream.dispatch import BATCHES_AT_ONCE as BATCHES_OF_A_DISPATCHER
+from stream.errors import DetectorError, DetectorUnavailable, SlotUnavailable
+from stream.frame import FrameBatch, FrameInfo, Uint8Array
+from stream.metrics import Metrics
+from stream.redact import reason
+from stream.ring import Ring, RingReader, Slot
+from stream.scaling import Replicas
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 30.0
-BATCHES_AT_ONCE = 2  # one on the model while the next is being unpacked
+ELSEWHERE_S = 30.0  # one call in vain in this time, to notice that a replica has come to this host
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInRing:
+    """A :class:`FrameBatch` whose images lie in shared memory."""
+
+    detector: str
+    frames: tuple[FrameInfo, ...]
+    slot: Slot
 
 
 class DetectorReplica:
-    """A compiled model, nothing else; one Serve deployment per configured detector."""
+    """A compiled model, nothing else; one Serve deployment per configured detector.
 
-    def __init__(self, name: str, config: DetectorConfig, low_confidence: float):
+    Args:
+        name: of the detector in the config.
+        config: its settings.
+        low_confidence: down to which objects are given, for the tracker.
+        latency_s: the SLO's budget from capture to acknowledgement.
+    """
+
+    def __init__(self, name: str, config: DetectorConfig, low_confidence: float, latency_s: float):
         self._detector = load_detector(name, config, low_confidence)
         self._executor = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="detect")
+        self._reader = RingReader()
+        self._load = Load(latency_s)
 
-    async def detect(self, batch: FrameBatch) -> tuple[Detections, ...]:
+    async def detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
         """Objects in each frame of the batch, in pixels of the source frames.
 
         Raises:
             DetectorError: the model failed on the batch.
+            SlotUnavailable: its images cannot be seen from here.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._detector.detect, batch)
+        here = isinstance(batch, BatchInRing)
+        self._load.begin()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
+        finally:
+            self._load.end(min(info.captured_s for info in batch.frames) if here else None)
+
+    def _detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
+        if isinstance(batch, FrameBatch):
+            return self._detector.detect(batch)
+        with self._reader.images(batch.slot) as images:
+            return self._detector.detect(FrameBatch(batch.detector, batch.frames, images))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve, where the number of replicas is not fixed: see ``actors.autoscaling``."""
+        return self._load.take()
+
+    def check_health(self) -> None:
+        """For Serve; lets go of the memory of ingest actors that have ended."""
+        self._reader.sweep()
 
 
-def deployment(name: str, config: DetectorConfig, low_confidence: float) -> serve.Application:
-    """The Serve deployment of one configured detector."""
+def deployment(name: str, config: DetectorConfig, low_confidence: float, latency_s: float) -> serve.Application:
+    """The Serve deployment of one configured detector; arguments as of :class:`DetectorReplica`."""
     replicas = config.replicas
-    scale: dict[str, Any] = {"num_replicas": replicas.min}
-    if replicas.max > replicas.min:
-        scale = {
-            "autoscaling_config": {
-                "min_replicas": replicas.min,
-                "max_replicas": replicas.max,
-                "target_ongoing_requests": BATCHES_AT_ONCE,
-            }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of metrics_interval_s; what shall replace it has no effect yet
+        replica: serve.Deployment = serve.deployment(
+            name=names.detector(name),
+            max_ongoing_requests=2 * BATCHES_AT_ONCE,
+            ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+            health_check_period_s=2,
+            health_check_timeout_s=10,
+            logging_config={"enable_access_log": False},  # a line for every batch
+            **_scale(replicas),
+        )(DetectorReplica)
+    return replica.bind(name, config, low_confidence, latency_s)
+
+
+def _scale(replicas: Replicas) -> dict[str, Any]:
+    if replicas.max == replicas.min:
+        return {"num_replicas": replicas.min}
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas.min,
+            "max_replicas": replicas.max,
+            "upscale_delay_s": replicas.up_after_s,
+            "downscale_delay_s": replicas.down_after_s,
+            "metrics_interval_s": replicas.interval_s,
+            "look_back_period_s": 2 * replicas.interval_s,
+            "policy": {"policy_function": "actors.autoscaling:detector_replicas"},
         }
-    replica: serve.Deployment = serve.deployment(
-        name=names.detector(name),
-        max_ongoing_requests=2 * BATCHES_AT_ONCE,
-        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        health_check_period_s=2,
-        health_check_timeout_s=10,
-        **scale,
-    )(DetectorReplica)
-    return replica.bind(name, config, low_confidence)
+    }
 
 
 class ServeDetector:
-    """A detector behind Ray Serve, as the dispatcher sees it. A batch lost with its replica is retried elsewhere."""
+    """A detector behind Ray Serve, as the dispatcher sees it. A batch lost with its replica is retried elsewhere.
 
-    def __init__(self, name: str):
-        self._handle: DeploymentHandle[Any] = serve.get_deployment_handle(names.detector(name), names.APPLICATION)
+    Args:
+        name: of the detector in the config.
+        batch_size: most frames of a batch.
+        spec: what its pictures look like.
+        metrics: counters.
+    """
+
+    def __init__(self, name: str, batch_size: int, spec: InputSpec, metrics: Metrics):
+        self._name, self._metrics = name, metrics
+        handle: DeploymentHandle[Any] = serve.get_deployment_handle(names.detector(name), names.APPLICATION)
+        handle._init(_prefer_local_routing=True)  # type: ignore[no-untyped-call] # Ray leaves it bare
+        # By value over gRPC a small message costs a third of an actor call; images go through the object store.
+        self._small = handle.options(method_name="detect", _by_reference=False, request_serialization="pickle")
+        self._large = handle.options(method_name="detect", _by_reference=True)
+        self._elsewhere_until_s = 0.0
+        self._ring: Ring | None = None
+        try:
+            self._ring = Ring(BATCHES_OF_A_DISPATCHER, batch_size * spec.width * spec.height * 3)
+        except OSError as error:
+            logger.warning("detector %s: no shared memory, batches travel by value: %s", name, error)
+
+    def allocate(self, shape: tuple[int, ...]) -> Uint8Array:
+        """See ``DetectorClient``."""
+        return self._ring.allocate(shape) if self._ring else np.empty(shape, np.uint8)
+
+    def release(self, batch: FrameBatch) -> None:
+        """See ``DetectorClient``."""
+        if self._ring:
+            self._ring.release(batch.images)
 
     def submit(self, batch: FrameBatch) -> ServeDetections:
         """Send a batch; returns at once."""
+        slot = self._ring.describe(batch.images) if self._ring and time.monotonic() >= self._elsewhere_until_s else None
+        if slot is None:
+            return ServeDetections(self._send(batch))
+        again = partial(self._submit_elsewhere, batch)
+        return ServeDetections(self._send(BatchInRing(batch.detector, batch.frames, slot)), again)
+
+    def _submit_elsewhere(self, batch: FrameBatch) -> ServeDetections:
+        self._elsewhere_until_s = time.monotonic() + ELSEWHERE_S
+        return ServeDetections(self._send(batch))
+
+    def close(self) -> None:
+        """Let go of the shared memory."""
+        if self._ring:
+            self._ring.close()
+
+    def _send(self, batch: FrameBatch | BatchInRing) -> DeploymentResponse[Any] | Exception:
         try:
-            response: Any = self._handle.detect.remote(batch)
-            return ServeDetections(response)
+            small = isinstance(batch, BatchInRing)
+            self._metrics.batch_sent(self._name, "ring" if small else "object_store")
+            if self._ring:
+                self._metrics.queue_depth(f"ring_{self._name}", self._ring.taken)
+            response: DeploymentResponse[Any] = (self._small if small else self._large).remote(batch)  # type: ignore[assignment]
+            return response
         except (RayError, RayServeException) as error:
-            return ServeDetections(error)
+            return error
 
 
 class ServeDetections:
-    """The answer that is on its way, or the reason why there is none."""
+    """The answer that is on its way, or the reason why there is none.
 
-    def __init__(self, response: DeploymentResponse[Any] | Exception):
-        self._response = response
+    Args:
+        response: either.
+        again: sends the batch in another way, for a replica that cannot see the shared memory; None where there is none.
+    """
+
+    def __init__(self, response: DeploymentResponse[Any] | Exception, again: Callable[[], ServeDetections] | None = None):
+        self._response, self._again = response, again
 
     def result(self) -> tuple[Detections, ...]:
         """Wait for the detections.
@@ -95,9 +215,13 @@ class ServeDetections:
                 raise self._response
             detections: tuple[Detections, ...] = self._response.result(timeout_s=CALL_TIMEOUT_S)
             return detections
+        except SlotUnavailable:
+            if self._again is None:
+                raise
+            return self._again().result()
         except DetectorError:
             raise
         except RayTaskError as error:  # the replica lives: it is the batch that it cannot take
-            raise DetectorError(redact(error.cause).splitlines()[0] if str(error.cause) else type(error.cause).__name__) from error
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise DetectorUnavailable(f"{type(error).__name__}: {redact(error).splitlines()[0]}") from error
+            raise DetectorError(reason(error.cause)) from error
+        except (RayError, RayServeException, grpc.RpcError, TimeoutError) as error:
+            raise DetectorUnavailable(f"{type(error).__name__}: {reason(error)}") from error

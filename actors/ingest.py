@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from actors import names
 from actors.aggregator import RemoteAggregator
@@ -19,6 +21,15 @@ from stream.metrics import Metrics
 from stream.worker import SourceStatus
 
 TICK_S = 2.0
+SPAN_S = 0.5  # at least, over which CPU use is averaged
+
+
+@dataclass(frozen=True, slots=True)
+class IngestStatus:
+    """What an ingest actor tells of itself. ``cores``: CPU seconds a second that its process has used lately."""
+
+    cores: float
+    sources: list[SourceStatus]
 
 
 class IngestActor:
@@ -37,26 +48,38 @@ class IngestActor:
         self._shards: Mapping[str, int] = {}
         self._aggregators = config.service.aggregators
         receivers = [RemoteAggregator(names.aggregator(index)) for index in range(self._aggregators)]
+        self._detectors = {
+            detector: ServeDetector(detector, settings.batch_size, models[detector].input, self._metrics)
+            for detector, settings in config.detectors.items()
+        }
         self._ingest = Ingest(
             config,
             models,
-            {detector: ServeDetector(detector) for detector in config.detectors},
+            self._detectors,
             Delivery(receivers, self._shard),
             SystemClock(),
             self._metrics,
         )
-        self._lease = Lease(self._ray_metrics.publish, self._ingest.close, TICK_S)
+        self._asked_s, self._cpu_s, self._used_cores = time.monotonic(), time.process_time(), 0.0
+        self._lease = Lease(self._ray_metrics.publish, self._close, TICK_S)
 
     def _shard(self, source_id: str) -> int:
         index = self._shards.get(source_id)
         return shard_of(source_id, self._aggregators) if index is None else index
 
-    def set_sources(self, sources: Sequence[SourceConfig], shards: Mapping[str, int]) -> list[SourceStatus]:
+    def set_sources(self, sources: Sequence[SourceConfig], shards: Mapping[str, int]) -> IngestStatus:
         """Read exactly these sources, and say how they are. ``shards``: aggregator index by source id."""
         self._lease.renew()
         self._shards = dict(shards)
         self._ingest.set_sources(sources)
-        return self._ingest.status()
+        return IngestStatus(self._cores(), self._ingest.status())
+
+    def _cores(self) -> float:
+        asked_s, cpu_s = time.monotonic(), time.process_time()
+        if asked_s - self._asked_s >= SPAN_S:
+            self._used_cores = (cpu_s - self._cpu_s) / (asked_s - self._asked_s)
+            self._asked_s, self._cpu_s = asked_s, cpu_s
+        return self._used_cores
 
     def config_digest(self) -> str:
         """Digest of the config that this actor was made with."""
@@ -69,4 +92,9 @@ class IngestActor:
     def stop(self) -> None:
         """Let what was read pass through, commit, and stop all threads; the actor can be killed then."""
         self._lease.close()
+        self._close()
+
+    def _close(self) -> None:
         self._ingest.close()
+        for detector in self._detectors.values():
+            detector.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Collection
 from typing import Any
@@ -15,11 +16,12 @@ from ray.exceptions import RayError
 
 from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
+from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor
 from actors.placement import place, shards
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
-from stream.redact import redact
+from stream.redact import reason
 from stream.worker import SourceStatus
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Reconciler:
         self.faults: dict[str, str] = {"control": "starting"}
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._tidied = self._stopping = False
+        self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
         self._run = uuid.uuid4().hex
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
@@ -91,13 +94,14 @@ class Reconciler:
         sources = {source.id: source for source in self._config.sources}
         shard = shards(self._config.alerts, sources, service.aggregators)
         aggregators = [names.aggregator(i) for i in range(service.aggregators)]
-        ingests = [names.ingest(i) for i in range(service.ingest_actors)]
+        ingests = [names.ingest(i) for i in range(self._count_ingests())]
         loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
         placement = place(loads, ingests, self.placement)
         moved = {source_id for source_id, name in self.placement.items() if placement.get(source_id, name) != name}
         self.placement = placement
-        if not self._tidied:  # actors of an older config that had more of them
+        if not self._tidied:  # there may be actors of an older config that had more of them, or more than are needed now
             await end_actors(but=[*aggregators, *ingests])
+            self._actors = {name: actor for name, actor in self._actors.items() if name in aggregators + ingests}
             self._tidied = True
         faults: dict[str, str] = {}
 
@@ -106,7 +110,7 @@ class Reconciler:
                 return await self._tell(name, *what)
             except (RayError, TimeoutError) as error:
                 self._actors.pop(name, None)  # it may be gone for good: look it up, or make it, again
-                faults[name] = _reason(error)
+                faults[name] = reason(error)
 
         def read_by(name: str, without: set[str]) -> list[SourceConfig]:
             return [sources[i] for i, actor in placement.items() if actor == name and i not in without]
@@ -117,12 +121,35 @@ class Reconciler:
                 self.aggregates[name] = status
         if moved:  # no source is read twice: it stops where it was before it begins where it will be
             await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
-        for statuses in await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests)):
-            self.sources |= {status.source_id: status for status in statuses or ()}
-        for name, reason in faults.items():
+        answers = await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests))
+        for answer in answers:
+            self.sources |= {status.source_id: status for status in (answer.sources if answer else ())}
+        if all(answers):  # else it is not known what all of them use
+            self._scale(sum(answer.cores for answer in answers))
+        for name, why in faults.items():
             if name not in self.faults:
-                logger.warning("%s does not answer: %s", name, reason)
+                logger.warning("%s does not answer: %s", name, why)
         self.faults = faults
+
+    def _count_ingests(self) -> int:
+        """How many ingest actors there should be; at first, as many as this Reconciler finds at work, within the range."""
+        if self._ingest_count is None:
+            scaling = self._config.service.ingest_actors
+            found = sum(name.startswith(names.INGEST) for name in named_actors())
+            count = min(max(found, scaling.min), scaling.max)
+            self._ingest_count = Steady(count, scaling.up_after_s, scaling.down_after_s)
+        return self._ingest_count.value
+
+    def _scale(self, cores: float) -> None:
+        """Follow the CPU that all ingest actors use together, measured against what one reserves (1 where that is nothing)."""
+        service, count = self._config.service, self._ingest_count
+        scaling, use = service.ingest_actors, cores / (service.ingest_cpus or 1.0)
+        assert count is not None
+        before = count.value
+        after = count.follow(ingest_actors(use, before, scaling.min, scaling.max), time.monotonic())
+        if after != before:
+            logger.info("%d ingest actors instead of %d: they use %.2f cores", after, before, cores)
+            self._tidied = self._tidied and after > before  # those that are too many stop before others read their sources
 
     async def _tell(self, name: str, *what: object) -> Any:
         """Give an actor its sources; returns how it is."""
@@ -147,6 +174,7 @@ class Reconciler:
             max_restarts=-1,
             max_concurrency=4,
             num_cpus=num_cpus,
+            scheduling_strategy="SPREAD",  # over the nodes: each brings cores, and shared memory to the replicas on it
         )
         actor: ActorHandle[Any] = remote.remote(*args)
         if await _answer(actor.config_digest.remote(), START_TIMEOUT_S) != self._config.digest():
@@ -158,13 +186,17 @@ class Reconciler:
         return actor
 
 
+def named_actors() -> list[str]:
+    """Names of this cluster's framewatch actors."""
+    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
+
+
 async def end_actors(but: Collection[str] = ()) -> None:
     """Stop the actors of this cluster's framewatch, except those named: ingest actors first, so that what they have read
     passes through, then aggregators."""
     for prefix in (names.INGEST, names.AGGREGATOR):
-        found = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
         actors = []
-        for name in found:
+        for name in named_actors():
             if name.startswith(prefix) and name not in but:
                 with contextlib.suppress(ValueError):  # it has just ended
                     actors.append(ray.get_actor(name, names.NAMESPACE))
@@ -179,7 +211,3 @@ async def _end(actor: ActorHandle[Any]) -> None:
 
 async def _answer(reference: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
     return await asyncio.wait_for(asyncio.ensure_future(reference), timeout_s)
-
-
-def _reason(error: BaseException) -> str:
-    return redact(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -21,20 +21,13 @@ from ray.serve.handle import DeploymentHandle
 
 from actors import names
 from actors.app import build_config
+from actors.cluster import start
 from actors.reconcile import end_actors
 from stream.config import PipelineConfig
 from stream.errors import FramewatchError
-from stream.redact import redact
+from stream.redact import reason, redact
 
 STOP_TIMEOUT_S = 90.0
-CLUSTER_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 lets any other program push a service with deadlines aside
-    "RAY_task_events_report_interval_ms": "0",  # a record of every call: the GCS grew by 2 MiB a minute
-    "RAY_raylet_report_resources_period_milliseconds": "1000",
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # ten times fewer rounds over replicas that seldom change
-}
-"""Environment of a cluster of our own, where it is not set otherwise."""
 OVERHEAD_CPUS = 0.2  # Control and the first aggregator, see control.py
 
 
@@ -43,7 +36,7 @@ def needed_cpus(config: PipelineConfig) -> int:
     machine the actors share its cores, and a request that cannot be placed would wait for ever."""
     service = config.service
     detectors = sum(detector.replicas.max * detector.replicas.cpus for detector in config.detectors.values())
-    return math.ceil(detectors + service.ingest_actors * service.ingest_cpus + 0.1 * service.aggregators + OVERHEAD_CPUS)
+    return math.ceil(detectors + service.ingest_actors.max * service.ingest_cpus + 0.1 * service.aggregators + OVERHEAD_CPUS)
 
 
 def up(
@@ -72,23 +65,12 @@ def up(
     own = address is None
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     if own:
-        for name, value in CLUSTER_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        cpus = max(os.cpu_count() or 1, needed_cpus(config))
-        ray.init(
-            address="local",  # else Ray joins whatever cluster was started on this machine last
-            num_cpus=cpus,
-            include_dashboard=dashboard,
-            namespace=names.NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        start(max(os.cpu_count() or 1, needed_cpus(config)), dashboard)
     else:
         try:
             ray.init(address=address, namespace=names.NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise FramewatchError(f"the Ray cluster {address} cannot be joined: {redact(reason)}") from error
+            raise FramewatchError(f"the Ray cluster {address} cannot be joined: {reason(error)}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own in their place, which end the process at once
             signal.signal(number, handler)

@@ -1,9 +1,13 @@
-"""The service against the bare loop, in turns, on the same cameras.
+"""The service against the bare loop, in turns, on the same cameras, and against the ratio of last time.
 
 Runs ``limit.py`` and ``load_test.py`` alternately with the same options and compares the CPU time of a source second. On
 a machine with other work a CPU second is worth more or less from minute to minute; taken in turns, both suffer alike.
 The ratio is the bare loop's CPU over the service's: the share of the cameras that the bare loop could carry. A run that
 was not sustained left work undone, so its CPU is too low: it is shown but not compared.
+
+``baseline.json`` holds the ratio of each workload that was saved with ``--save``; ratios travel between machines better
+than seconds do. A ratio that is worse than that by more than ``REGRESSION`` makes the exit code 1; so does a run in
+which nothing could be compared.
 """
 
 from __future__ import annotations
@@ -13,23 +17,30 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
+BASELINE = FOLDER / "baseline.json"
+REGRESSION = 0.10
 
 
 def main() -> int:
     """The command line; unknown options go to both scripts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each (3)")
+    parser.add_argument("--no-dashboard", action="store_true", help="the service without Ray's dashboard")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, help="ratios by workload (perf/baseline.json)")
+    parser.add_argument("--save", action="store_true", help="put the ratio into the baseline")
     args, shared = parser.parse_known_args()
     if args.rounds < 1:
         parser.error(f"--rounds must be over 0, not {args.rounds}")
     costs: dict[str, list[float]] = {"limit": [], "load_test": []}
+    of_service = ["--no-dashboard"] if args.no_dashboard else []
     for _ in range(args.rounds):
         for script, found in costs.items():
-            figures = run(script, shared)
+            figures = run(script, [*shared, *(of_service if script == "load_test" else [])])
             cost = figures["cpu_s_per_source_s"]
             if figures["sustained"]:
                 found.append(cost)
@@ -45,10 +56,31 @@ def main() -> int:
     limit, service = (statistics.median(found) for found in costs.values())
     medians = f"limit {1000 * limit:.1f}, service {1000 * service:.1f} ms per source second"
     print(f"medians of sustained runs: {medians}; ratio {limit / service:.3f}")
-    return 0
+    return judge(workload_name(figures, args.no_dashboard), limit / service, args.baseline, args.save)
 
 
-def run(script: str, options: list[str]) -> dict[str, Any]:
+def workload_name(figures: Mapping[str, Any], no_dashboard: bool) -> str:
+    """What the baseline calls a workload."""
+    name = f"{figures['sources']} x {figures['file']} at {figures['fps']:g} frames/s"
+    return f"{name}, no dashboard" if no_dashboard else name
+
+
+def judge(name: str, ratio: float, baseline: Path, save: bool) -> int:
+    """Hold a ratio against the baseline's, or put it there; returns the exit code."""
+    ratios: dict[str, float] = json.loads(baseline.read_text()) if baseline.exists() else {}
+    if save:
+        baseline.write_text(json.dumps(dict(sorted((ratios | {name: round(ratio, 3)}).items())), indent=2) + "\n")
+        print(f"saved for {name}")
+        return 0
+    if name not in ratios:
+        print(f"the baseline has no ratio for {name}")
+        return 0
+    least = (1 - REGRESSION) * ratios[name]
+    print(f"baseline {ratios[name]:.3f}, so at least {least:.3f}: {'kept' if ratio >= least else 'a REGRESSION'}")
+    return 0 if ratio >= least else 1
+
+
+def run(script: str, options: Sequence[str]) -> dict[str, Any]:
     """The figures of one run; its own output is shown only when it fails."""
     done = subprocess.run([sys.executable, FOLDER / f"{script}.py", *options, "--json"], stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -172,6 +172,7 @@ class Result:
             "cpu_s": round(self.cpu_s, 3),
             "cpu_s_by_process": {name: round(cpu_s, 3) for name, cpu_s in self.cpu_s_by_process.items()},
             "seconds": round(self.wall_s, 3),
+            "file": load.file.name,
             "sources": load.sources,
             "fps": load.fps,
             "cores": os.cpu_count(),

@@ -220,8 +220,10 @@ class Aggregator:
             for source_id in self._sources.keys() - wanted.keys():
                 self._forget(source_id)
             for source_id, source in wanted.items():
-                fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
                 known = self._sources.get(source_id)
+                if known is not None and known.seen_s and known.config == source:
+                    continue  # as nearly always: Control says it once a second
+                fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
                 if known is not None and known.fingerprint == fresh.fingerprint:
                     known.config = source
                     known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
@@ -281,7 +283,7 @@ class Aggregator:
     def _process_frame(self, batch: DetectedBatch, info: FrameInfo, detections: Detections, shift_s: float) -> None:
         analyser = self._sources.get(info.source_id)
         if analyser is None:
-            self._metrics.frames(info.source_id, "dropped", "removed")
+            self._metrics.removed()  # not by source: that would begin its series again
             return
         if not analyser.accepts(info):
             self._metrics.frames(info.source_id, "dropped", "duplicate")
@@ -349,9 +351,11 @@ class Aggregator:
     def _judge_slo(self) -> None:
         while self._acknowledged:
             source_id, latency_s = self._acknowledged.popleft()
-            self._metrics.end_to_end(source_id, latency_s)
             analyser = self._sources.get(source_id)
-            if analyser is not None and (analyser.config.live or analyser.config.scheme == "kafka"):
+            if analyser is None:
+                continue  # removed meanwhile: its series are not to begin again
+            self._metrics.end_to_end(source_id, latency_s)
+            if analyser.config.live or analyser.config.scheme == "kafka":
                 self._slo.record(source_id, latency_s)
         at_s = self._clock.time()
         for change in self._slo.evaluate():

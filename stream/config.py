@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stream.errors import Fault
+from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
 
 Coordinate = Annotated[float, Field(ge=0, le=1)]
@@ -32,21 +33,6 @@ class Part(BaseModel):
     """Base of every part: frozen, unknown keys are errors, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Replicas(Part):
-    """Detector replicas under Ray Serve: as many as ``min`` to ``max``, autoscaled in between."""
-
-    min: int = Field(1, ge=1, le=1024)
-    max: int = Field(1, ge=1, le=1024)
-    cpus: float = Field(0.5, ge=0)
-    gpus: float = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max < self.min:
-            raise ValueError(f"max ({self.max}) is below min ({self.min})")
-        return self
 
 
 class DetectorConfig(Part):
@@ -388,10 +374,15 @@ class ServiceConfig(Part):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
-    ingest_actors: int = Field(1, ge=1, le=1024)
+    ingest_actors: Scaling = Field(Scaling(), description="a number, or a range in which it follows the CPU that they use")
     ingest_cpus: float = Field(0.5, ge=0, description="Ray CPUs that each ingest actor reserves")
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
+
+    @field_validator("ingest_actors", mode="before")
+    @classmethod
+    def _fixed(cls, actors: Any) -> Any:
+        return {"min": actors, "max": actors} if isinstance(actors, int) else actors
 
 
 class PipelineConfig(Part):

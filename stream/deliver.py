@@ -108,11 +108,15 @@ class Delivery:
             frames, detections = tuple(batch.frames[r] for r in rows), tuple(batch.detections[r] for r in rows)
             yield index, replace(batch, frames=frames, detections=detections)
 
-    def progress(self) -> dict[str, int]:
-        """Ask every aggregator how far it is; returns the newest safe frame index of each source, since the start."""
+    def progress(self, *, spare: bool = False) -> dict[str, int]:
+        """Ask every aggregator how far it is; returns the newest safe frame index of each source, since the start.
+
+        Args:
+            spare: do not ask those that have answered a message since the last call, as that told it too.
+        """
         safe: dict[str, int] = {}
         for lane in self._lanes:
-            safe |= lane.progress()
+            safe |= lane.progress(spare)
         return safe
 
     def forget(self, source_id: str) -> None:
@@ -140,6 +144,7 @@ class _Lane:
         self._unsafe: deque[tuple[int, Message]] = deque()
         self._safe_frames: dict[str, int] = {}
         self._forgotten: dict[str, int] = {}  # by source: messages up to this one are about its former input
+        self._answered = False  # since the last call of progress
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -154,9 +159,10 @@ class _Lane:
             self._unsafe.append((self._number, message))
             self._push([self._unsafe[-1]])
 
-    def progress(self) -> dict[str, int]:
+    def progress(self, spare: bool) -> dict[str, int]:
         with self._lock:
-            if self._unsafe:
+            answered, self._answered = self._answered, False
+            if self._unsafe and not (spare and answered):
                 self._ask_progress()
             return dict(self._safe_frames)
 
@@ -184,7 +190,7 @@ class _Lane:
             except Retryable:
                 self._stopped.wait(RETRY_S)
                 continue
-            self._incarnation = receipt.incarnation
+            self._incarnation, self._answered = receipt.incarnation, True
             if receipt.accepted:
                 safe = receipt.safe
                 del messages[0]

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from stream.batch import Batcher
 from stream.boot import boot_id
 from stream.clock import Clock
@@ -18,7 +20,7 @@ from stream.deliver import Delivery
 from stream.detections import Detections
 from stream.detectors.base import Detector
 from stream.errors import DetectorError, Retryable
-from stream.frame import DetectedBatch, Frame, FrameBatch
+from stream.frame import DetectedBatch, Frame, FrameBatch, Uint8Array
 from stream.metrics import Metrics
 from stream.redact import redact
 
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 ATTEMPTS = 3  # of a batch on which the model fails; a detector that cannot be reached is tried until the frames are stale
 RETRY_S = 0.2
+IN_FLIGHT = 2  # batches of a dispatcher that wait for their answer
+BATCHES_AT_ONCE = IN_FLIGHT + 2  # and one that is being sent, and one whose answer is being delivered
 
 
 class PendingDetections(Protocol):
@@ -44,8 +48,14 @@ class PendingDetections(Protocol):
 class DetectorClient(Protocol):
     """A detector, here or behind Ray Serve."""
 
+    def allocate(self, shape: tuple[int, ...]) -> Uint8Array:
+        """An uninitialised uint8 array (N, H, W, 3) for the images of a batch, in the memory that suits ``submit`` best."""
+
     def submit(self, batch: FrameBatch) -> PendingDetections:
         """Start a batch; returns at once."""
+
+    def release(self, batch: FrameBatch) -> None:
+        """Nothing is awaited of the batch any more: the memory of its images may be used again."""
 
 
 class LocalDetector:
@@ -54,6 +64,12 @@ class LocalDetector:
     def __init__(self, detector: Detector):
         self._detector = detector
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="detect")
+
+    def allocate(self, shape: tuple[int, ...]) -> Uint8Array:
+        return np.empty(shape, np.uint8)
+
+    def release(self, batch: FrameBatch) -> None:
+        pass
 
     def submit(self, batch: FrameBatch) -> Future[tuple[Detections, ...]]:
         return self._executor.submit(self._detector.detect, batch)
@@ -74,7 +90,7 @@ class _InFlight:
 class Dispatcher:
     """Two threads: one submits batches, the other awaits them in order and delivers the results.
 
-    So ``in_flight`` batches overlap with detection and delivery while the results of each source stay in frame order.
+    So ``IN_FLIGHT`` batches overlap with detection and delivery while the results of each source stay in frame order.
 
     Args:
         batcher: where batches come from.
@@ -83,7 +99,6 @@ class Dispatcher:
         delivery: where results go.
         clock: monotonic and wall time.
         metrics: counters.
-        in_flight: how many batches may be under way.
         lossless: tells whether a source's frames must not be dropped.
         on_done: called once for every frame that left; False where it was given up.
         on_failure: told of an error that should not be; the batch is given up and the next one goes on.
@@ -101,13 +116,12 @@ class Dispatcher:
         lossless: Callable[[str], bool],
         on_done: Callable[[Frame, bool], None],
         on_failure: Callable[[Exception], None],
-        in_flight: int = 2,
     ):
         self._batcher, self._client, self._model = batcher, client, model
         self._delivery, self._clock, self._metrics = delivery, clock, metrics
         self._lossless, self._on_done, self._on_failure = lossless, on_done, on_failure
         self._stopping = threading.Event()
-        self._queue: queue.Queue[_InFlight | None] = queue.Queue(maxsize=in_flight)
+        self._queue: queue.Queue[_InFlight | None] = queue.Queue(maxsize=IN_FLIGHT)
         self._threads = [
             threading.Thread(target=self._submit, name=f"submit-{batcher.detector}", daemon=True),
             threading.Thread(target=self._collect, name=f"collect-{batcher.detector}", daemon=True),
@@ -141,6 +155,8 @@ class Dispatcher:
                 for frame in left:
                     self._on_done(frame, False)
                 self._on_failure(error)
+            finally:
+                self._client.release(item.batch)
 
     def _deliver(self, item: _InFlight) -> bool:
         """Await the detections of a batch and send them on; False when it had to be given up."""

@@ -13,7 +13,9 @@
     ├── TrainingError           the loss is no longer a number, or what was trained cannot be written or exported
     ├── RecordError             one poison Kafka record; it becomes a dead letter
     ├── DetectorError           the model failed on a batch
+    │   ├── SlotReused          a batch in shared memory was given up and overwritten while it was read
     │   └── DetectorUnavailable (Retryable) no replica can be asked at present
+    │       └── SlotUnavailable (Retryable) a batch in shared memory cannot be read there; it must travel by value
     ├── AggregatorUnavailable   (Retryable) the aggregator cannot be reached at present
     └── SinkError               an event could not be written
         └── SinkUnavailable     (Retryable) the broker cannot be reached at present
@@ -100,6 +102,14 @@ class DetectorError(FramewatchError):
 
 class DetectorUnavailable(DetectorError, Retryable):
     """No replica of the detector can be asked at present."""
+
+
+class SlotUnavailable(DetectorUnavailable):
+    """A batch in shared memory cannot be read by this process: its writer is on another host or has ended."""
+
+
+class SlotReused(DetectorError):
+    """A batch in shared memory was overwritten by the next one while it was read: nobody awaits its detections."""
 
 
 class AggregatorUnavailable(FramewatchError, Retryable):

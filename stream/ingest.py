@@ -61,8 +61,10 @@ class Ingest:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._batchers = {
-            name: Batcher(name, detector.batch_size, config.slo.latency_ms / 1e3, clock, self._dropped)
-            for name, detector in config.detectors.items()
+            name: Batcher(
+                name, config.detectors[name].batch_size, config.slo.latency_ms / 1e3, clock, self._dropped, client.allocate
+            )
+            for name, client in clients.items()
         }
         self._dispatchers = [
             Dispatcher(
@@ -144,7 +146,7 @@ class Ingest:
 
     def _follow_progress(self) -> None:
         while not self._closed.wait(PROGRESS_INTERVAL_S):
-            for source_id, frame_index in self._delivery.progress().items():
+            for source_id, frame_index in self._delivery.progress(spare=True).items():
                 worker = self._workers.get(source_id)
                 if worker is not None:
                     worker.safe(frame_index)

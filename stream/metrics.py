@@ -43,9 +43,11 @@ class Metrics:
             self._families[name] = Histogram(f"framewatch_{name}", text, labels, registry=registry, buckets=buckets)
 
         counter("frames", "Frames by what became of them; dropped ones by reason.", "source", "outcome", "reason")
+        counter("frames_removed", "Frames dropped behind the detector because their source had been removed.")
         histogram("stage_seconds", "Time of an analysed frame in one stage.", STAGE_BUCKETS_S, "detector", "stage")
         histogram("end_to_end_seconds", "From capture to acknowledgement of the tracks event.", LATENCY_BUCKETS_S, "source")
         histogram("batch_size", "Frames per batch.", BATCH_BUCKETS, "detector")
+        counter("batches_sent", "Batches sent to a detector replica, by where their images travelled.", "detector", "way")
         gauge("queue_depth", "Entries waiting in a queue.", "queue")
         gauge("slo_attainment_ratio", "Share of analysed frames within the latency objective; source * is all.", "source")
         gauge("slo_burn_rate", "How many times faster than allowed the error budget is used up.", "window")
@@ -62,6 +64,10 @@ class Metrics:
         ``undecodable``, ``detector_error``, ...)."""
         self._counter("frames", source_id, outcome, reason).inc(n)
 
+    def removed(self) -> None:
+        """Count a frame whose source was removed while it was on its way."""
+        self._counter("frames_removed").inc()
+
     def analysed(self, source_id: str, detector: str, stages_ms: Mapping[str, float]) -> None:
         """Count an analysed frame and the milliseconds that it spent in each stage."""
         self.frames(source_id, "analysed")
@@ -75,6 +81,10 @@ class Metrics:
     def batch(self, detector: str, frames: int) -> None:
         """A batch went to the detector."""
         self._histogram("batch_size", detector).observe(frames)
+
+    def batch_sent(self, detector: str, way: Literal["ring", "object_store"]) -> None:
+        """A batch went to a replica, a repeated one too: through shared memory or through Ray's object store."""
+        self._counter("batches_sent", detector, way).inc()
 
     def queue_depth(self, queue: str, entries: int) -> None:
         """How much waits in a queue now."""

@@ -37,6 +37,12 @@ def redact(text: object) -> str:
     return _SETTING.sub(_mask_setting, redacted)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's text without passwords; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return redact(lines[0]) if lines else type(error).__name__
+
+
 def _mask_userinfo(part: str, separator: re.Pattern[str], at: re.Pattern[str]) -> str:
     """``part`` of a line that holds at most one URL, with the password in it masked."""
     start = separator.search(part)

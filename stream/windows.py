@@ -6,7 +6,7 @@ Times are whole microseconds of POSIX time, so that windows begin exactly where 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from stream.events import CountsEvent, Occupancy, event_id, timestamp
@@ -39,6 +39,11 @@ class _Zone:
         self.most = n if self.most is None else max(self.most, n)
         if len(self.seen) < MAX_TRACKS:
             self.seen |= self.inside
+
+    def state(self) -> dict[str, Any]:
+        """As JSON types (``dataclasses.asdict`` copies the sets' elements one by one)."""
+        sets = {"inside": sorted(self.inside), "seen": sorted(self.seen)}
+        return {name: sets[name] if name in sets else getattr(self, name) for name in self.__slots__}
 
 
 class Windows:
@@ -108,11 +113,8 @@ class Windows:
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs, as JSON types."""
-        zones = {
-            name: asdict(zone) | {"inside": sorted(zone.inside), "seen": sorted(zone.seen)} for name, zone in self._zones.items()
-        }
         return {
-            "zones": zones,
+            "zones": {name: zone.state() for name, zone in self._zones.items()},
             "lines": {name: dict(counts) for name, counts in self._lines.items()},
             "start_us": self._start_us,
             "from_us": self._from_us,

@@ -219,13 +219,18 @@ def test_another_run_of_the_service_reads_files_again_and_resumes_the_rest(tmp_p
 
 
 def test_a_removed_source_is_forgotten() -> None:
-    sink = MemorySink()
-    to = aggregator(sink)
+    sink, metrics = MemorySink(hold=True), Metrics()
+    to = Aggregator(config(), CLASSES, sink, ManualClock(T0), metrics)
     send(to, batch((frame("a", 0), people(1))))
+    assert b'source="a"' in metrics.expose()
     to.set_sources([source for source in config().sources if source.id == "b"])
     send(to, batch((frame("a", 1), people(1))), start=2)
+    sink.release()
+    to.tick()
     assert len(sink.of(TracksEvent)) == 1
     assert set(to.tallies()) == {"b"}
+    assert b'source="a"' not in metrics.expose()
+    assert b"framewatch_frames_removed_total 1.0" in metrics.expose()
 
 
 def test_late_frames_make_one_breach_and_one_recovery() -> None:

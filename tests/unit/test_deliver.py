@@ -80,6 +80,20 @@ def test_messages_arrive_in_order_and_are_safe_only_when_saved() -> None:
     assert sender.unsafe() == 0
 
 
+def test_an_aggregator_that_answers_anyway_is_not_asked() -> None:
+    receiver = Receiver()
+    sender = delivery(receiver)
+    sender.send(batch(("a", 0)))
+    receiver.save()
+    assert sender.progress(spare=True) == {}
+    assert sender.progress(spare=True) == {"a": 0}  # no message since, so it was asked
+    sender.send(batch(("a", 1)))
+    receiver.save()
+    sender.send(batch(("a", 2)))
+    assert sender.progress(spare=True) == {"a": 1}  # the answer to the last message told it
+    assert sender.progress() == {"a": 1}
+
+
 @pytest.mark.parametrize("saved_after", [0, 1, 3])
 def test_a_restart_gets_everything_after_its_checkpoint_again(saved_after: int) -> None:
     receiver = Receiver()

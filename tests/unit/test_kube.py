@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from actors.cluster import CLUSTER_SETTINGS
 from stream.config_file import load_config
 from stream.errors import ConfigError
 from tests.conftest import ROOT
@@ -94,6 +95,12 @@ def test_a_misspelt_field_is_found() -> None:
 
 def test_serve_config_of_the_rayservice_is_serve_config_yaml(service: Any) -> None:
     assert service["spec"]["serveConfigV2"] == (ROOT / "serve_config.yaml").read_text(), "run `make kube`"
+
+
+def test_pods_have_the_settings_of_a_cluster_of_our_own(service: Any) -> None:
+    for pod in pods(service):
+        environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        assert {name: environment.get(name) for name in CLUSTER_SETTINGS} == CLUSTER_SETTINGS
 
 
 def test_render_replaces_the_block_and_nothing_else() -> None:

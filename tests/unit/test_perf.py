@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from perf.compare import judge, workload_name
 from perf.load_test import attainment, histogram, interpolated_ms
 from perf.memory import Curve
+from perf.overload import Overload, jain
 from perf.processes import MemoryPeak, ProcessTree, measure
 from perf.service import Scrape
 from perf.workload import percentiles_ms
@@ -159,3 +161,32 @@ def test_growth_is_judged_after_settling() -> None:
     assert slope == pytest.approx(2)
     assert 3 < percent < 5
     assert curve.growth(280) is None
+
+
+def test_a_ratio_is_held_against_the_last_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline = tmp_path / "baseline.json"
+    name = workload_name({"sources": 8, "file": "a.mp4", "fps": 5.0}, no_dashboard=False)
+    assert judge(name, 0.9, baseline, save=False) == 0  # nothing to compare with yet
+    assert judge(name, 0.9, baseline, save=True) == 0
+    assert json.loads(baseline.read_text()) == {"8 x a.mp4 at 5 frames/s": 0.9}
+    assert [judge(name, ratio, baseline, save=False) for ratio in (1.0, 0.82, 0.80)] == [0, 0, 1]
+    assert "REGRESSION" in capsys.readouterr().out
+    assert judge(workload_name({"sources": 8, "file": "a.mp4", "fps": 5.0}, True), 0.1, baseline, save=False) == 0
+
+
+def test_the_committed_baseline_holds_ratios() -> None:
+    ratios = json.loads((ROOT / "perf" / "baseline.json").read_text())
+    assert ratios
+    assert all(0 < ratio < 1.5 for ratio in ratios.values())
+
+
+@pytest.mark.parametrize(("shares", "index"), [([3, 3, 3], 1.0), ([5, 0, 0, 0, 0], 0.2), ([2, 1], 0.9), ([], 0.0), ([0, 0], 0.0)])
+def test_jains_index(shares: list[float], index: float) -> None:
+    assert jain(shares) == pytest.approx(index)
+
+
+def test_bounds_of_the_overload() -> None:
+    good = Overload(10, 5, 17.0, 480.0, 0.97, 1.2, 2.1, (1000, 1050), 4.0)
+    assert good.faults() == []
+    bad = Overload(10, 5, 17.0, None, 0.9, 0.0, 2.1, (1000, 1150), None)
+    assert len(bad.faults()) == 5

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stream.batch import Batcher
@@ -142,6 +143,13 @@ class FailsOnce:
 
     def __init__(self) -> None:
         self.batches = 0
+        self.released = 0
+
+    def allocate(self, shape: tuple[int, ...]) -> Any:
+        return np.empty(shape, np.uint8)
+
+    def release(self, batch: FrameBatch) -> None:
+        self.released += 1
 
     def submit(self, batch: FrameBatch) -> "FailsOnce":
         self._size = len(batch)
@@ -166,9 +174,10 @@ def test_a_bug_costs_its_batch_and_not_the_thread(picture: Any, caplog: pytest.L
 
     batcher, receiver = Batcher("people", 1, 10.0), Away()
     batcher.add_source("a", 4, Policy.BLOCK, live=False)
+    detector = FailsOnce()
     dispatcher = Dispatcher(
         batcher,
-        FailsOnce(),
+        detector,
         "m",
         Delivery([receiver], lambda _: 0),
         SystemClock(),
@@ -183,6 +192,7 @@ def test_a_bug_costs_its_batch_and_not_the_thread(picture: Any, caplog: pytest.L
     assert both.wait(10)
     dispatcher.close()
     assert done == [(0, False), (1, True)]
+    assert detector.released == 2
     assert receiver.frames == [1]
     assert [type(failure) for failure in failures] == [KeyError]
     assert "secret" not in caplog.text
@@ -191,6 +201,4 @@ def test_a_bug_costs_its_batch_and_not_the_thread(picture: Any, caplog: pytest.L
 
 @pytest.fixture
 def picture() -> Any:
-    import numpy as np
-
     return np.zeros((8, 8, 3), np.uint8)
