@@ -28,7 +28,8 @@ class Readiness(BaseModel):
 
 
 class SourceView(BaseModel):
-    """A source as the API shows it; ``uri`` without its password."""
+    """A source as the API shows it; ``uri`` without its password. ``decode`` tells how much of it is decoded (``full``,
+    ``fast``, ``key``) and ``decode_reason`` why; of ``frames``, ``decoded`` were; ``asleep`` while its scene is still."""
 
     id: str
     uri: str
@@ -37,7 +38,11 @@ class SourceView(BaseModel):
     state: str
     reason: str
     frames: int
+    decoded: int
     analysed: int
+    decode: str
+    decode_reason: str
+    asleep: bool
     reconnects: int
     slo_attainment: float | None
 
@@ -111,6 +116,10 @@ class Control:
             state=status.state,
             reason=status.reason,
             frames=status.frames,
+            decoded=status.decoded,
+            decode=status.decode,
+            decode_reason=status.decode_reason,
+            asleep=status.asleep,
             analysed=analysed,
             reconnects=status.reconnects,
             slo_attainment=attainment,

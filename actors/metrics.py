@@ -13,6 +13,8 @@ PUBLISHED = {
     "framewatch_slo_attainment_ratio": ("source",),
     "framewatch_queue_depth": ("queue",),
     "framewatch_source_up": ("source",),
+    "framewatch_source_decode": ("source", "mode"),
+    "framewatch_source_asleep": ("source",),
     "framewatch_sink_pending": (),
     "framewatch_alerts_active": ("rule",),
 }

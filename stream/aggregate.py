@@ -20,7 +20,7 @@ from stream.alert import AlertEngine
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint
 from stream.clock import Clock
-from stream.config import PipelineConfig, SourceConfig
+from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
@@ -40,6 +40,7 @@ COMMIT_INTERVAL_S = 2.0
 ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
 MAX_SENDERS = 256  # ingest processes remembered, restarts included
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
+GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class SourceAnalyser:
             counter=ZoneCounter(source.id, source.zones, source.lines, config.counting, classes),
             fingerprint=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
         )
+
+    @property
+    def patience_s(self) -> float:
+        """How late frames may come before time is moved on without them."""
+        return GATED_S if self.config.gated and self.online is not False else 0.0
 
     def accepts(self, info: FrameInfo) -> bool:
         """False for a frame that was analysed before (a replay after a crash)."""
@@ -193,7 +199,7 @@ class Aggregator:
         self._alerts = AlertEngine(config.alerts)
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
-        self._acknowledged: deque[tuple[str, float]] = deque()
+        self._acknowledged: deque[tuple[str, float, bool]] = deque()
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._snapshot: _Snapshot | None = None
         self._numbers: dict[str, int] = {}  # by sender: last message processed
@@ -306,7 +312,7 @@ class Aggregator:
             stages_ms=stages,
         )
         captured_s = info.captured_s + shift_s
-        self._write(event, analyser.config.live, captured_s)
+        self._write(event, analyser.config.live, captured_s, judged=not info.held_s)
         if self._on_tracks:
             self._on_tracks(event)
         self._metrics.analysed(info.source_id, batch.detector, stages)
@@ -337,7 +343,7 @@ class Aggregator:
             for source_id, analyser in self._sources.items():
                 if analyser.online is False:
                     self._raise(self._alerts.source_state(source_id, False, at_s))
-                idle_s = now_s - analyser.seen_s
+                idle_s = now_s - analyser.seen_s - analyser.patience_s
                 if analyser.config.live and analyser.t_s and analyser.seen_s and idle_s > IDLE_S:
                     self._raise(self._alerts.observe(analyser.counter.advance(analyser.t_s + idle_s)))
                     self._write_all(analyser.counter.windows())
@@ -350,12 +356,12 @@ class Aggregator:
 
     def _judge_slo(self) -> None:
         while self._acknowledged:
-            source_id, latency_s = self._acknowledged.popleft()
+            source_id, latency_s, judged = self._acknowledged.popleft()
             analyser = self._sources.get(source_id)
             if analyser is None:
                 continue  # removed meanwhile: its series are not to begin again
             self._metrics.end_to_end(source_id, latency_s)
-            if analyser.config.live or analyser.config.scheme == "kafka":
+            if judged and (analyser.config.live or analyser.config.scheme == "kafka"):
                 self._slo.record(source_id, latency_s)
         at_s = self._clock.time()
         for change in self._slo.evaluate():
@@ -368,12 +374,12 @@ class Aggregator:
         identity = event_id("health", source_id, state, round(at_s * 1e6))
         self._write(HealthEvent(event_id=identity, source_id=source_id, state=state, reason=reason, at=timestamp(at_s)))
 
-    def _write(self, event: Event, droppable: bool = False, captured_s: float | None = None) -> None:
+    def _write(self, event: Event, droppable: bool = False, captured_s: float | None = None, judged: bool = True) -> None:
         acknowledged = None
         if captured_s is not None:
 
             def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
-                self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s))
+                self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s, judged))
 
         try:
             self._sink.write(event, acknowledged, droppable=droppable)

@@ -26,6 +26,7 @@ Point = tuple[Coordinate, Coordinate]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Severity = Literal["info", "warning", "critical"]
+GATE_HOLD_S = 10.0  # longest time of packets that a closed gate holds back
 SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka", "simulate")
 
 
@@ -139,6 +140,9 @@ class SourceConfig(Part):
     - ``rtsp://``, ``rtsps://``: a camera;
     - ``kafka://TOPIC``: records whose key is this source's id (``?key=NAME`` names another, ``?key=*`` takes all);
     - ``simulate://SCENE``: a simulated camera, see :class:`SimulatedCamera`.
+
+    ``decode``: all (``full``), what the analysed frames need (``fast``), key frames (``key``); ``auto``: see ``effort``.
+    ``gate``: a still scene is not decoded but for a look every few seconds, see ``gate``; ``auto``: cameras only.
     """
 
     id: Name
@@ -147,6 +151,8 @@ class SourceConfig(Part):
     fps: float | None = Field(None, gt=0, le=1000, description="analysed frames per second of media time; all if unset")
     realtime: bool = Field(False, description="files and simulations: play at the speed of the media clock, as a camera would")
     loop: bool = Field(False, description="files: begin again at the end")
+    decode: Literal["auto", "full", "fast", "key"] = "auto"
+    gate: Literal["auto", "on", "off"] = "auto"
     zones: list[ZoneConfig] = []
     lines: list[LineConfig] = []
     rtsp: RtspConfig = RtspConfig()
@@ -188,6 +194,16 @@ class SourceConfig(Part):
         """True where frames come at their own pace and the stale are dropped; otherwise reading slows down."""
         return self.scheme in ("rtsp", "rtsps") or (self.recorded and self.realtime)
 
+    @property
+    def gated(self) -> bool:
+        """True where a still scene is not decoded."""
+        return self.gate == "on" or (self.gate == "auto" and self.scheme in ("rtsp", "rtsps"))
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _yaml_word(cls, gate: object) -> object:
+        return ("on" if gate else "off") if isinstance(gate, bool) else gate  # so YAML reads on and off
+
     @field_validator("uri")
     @classmethod
     def _known_scheme(cls, uri: str) -> str:
@@ -205,13 +221,11 @@ class SourceConfig(Part):
         return uri
 
     @model_validator(mode="after")
-    def _does_not_loop(self) -> Self:
+    def _possible(self) -> Self:
+        if self.scheme == "kafka" and (self.gated or self.decode in ("fast", "key")):
+            raise ValueError("every record of kafka:// is decoded: decode may be auto or full, gate auto or off")
         if self.loop and self.scheme == "simulate" and self.simulated.seconds is not None:
             raise ValueError("loop is for files; a simulation without seconds never ends")
-        return self
-
-    @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
         names = [zone.name for zone in self.zones] + [line.name for line in self.lines]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

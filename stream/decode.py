@@ -9,7 +9,7 @@ from fractions import Fraction
 import av
 
 from stream.errors import SourceUnreadable
-from stream.frame import Packet
+from stream.frame import Packet, Ticket
 from stream.sources.base import Source
 
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
@@ -25,7 +25,7 @@ class DecodedFrame:
     Attributes:
         frame: the picture; its planes are only valid while this object lives.
         frame_index, pts_s, captured_at, captured_s, width, height: as in ``FrameInfo``.
-        position: of the frame's packet.
+        ticket: of the frame's packet.
     """
 
     frame: av.VideoFrame
@@ -35,19 +35,7 @@ class DecodedFrame:
     captured_s: float
     width: int
     height: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tag:
-    """What FFmpeg carries from a packet to its frame (AV_CODEC_FLAG_COPY_OPAQUE). A new one for each packet: it must
-    not refer to the packet, which refers to it."""
-
-    pts_s: float | None
-    interval_s: float
-    captured_at: float
-    captured_s: float
-    position: int
+    ticket: Ticket
 
 
 class Decoder:
@@ -59,18 +47,40 @@ class Decoder:
     it with a key frame.
 
     Attributes:
+        decoded: packets that were given to the codec.
         undecodable: packets that could not be decoded.
     """
 
-    def __init__(self, source: Source):
-        self.undecodable = 0
+    def __init__(self, source: Source, *, paced: bool = False):
+        """``paced``: packets come late by their age when the reader is late (a file played in real time)."""
+        self._paced = paced
+        self.decoded = self.undecodable = 0
         self._source = source
         self._context: av.VideoCodecContext | None = None
         self._last_pts_s: float | None = None
-        self._last_tag: _Tag | None = None
+        self._last_ticket: Ticket | None = None
 
-    def decode(self, packet: Packet) -> list[DecodedFrame]:
+    def ticket(self, packet: Packet) -> Ticket:
+        """A new ticket for a packet that is not empty."""
+        data = packet.data
+        captured_s = packet.arrived_s - packet.age_s
+        return Ticket(
+            pts_s=None if data.pts is None else float(data.pts * data.time_base),
+            interval_s=float(data.duration * data.time_base if data.duration else DEFAULT_INTERVAL_S),
+            captured_at=packet.captured_at,
+            captured_s=captured_s,
+            due_s=captured_s if self._paced else packet.arrived_s,
+            position=packet.position,
+            key=bool(data.is_keyframe),
+        )
+
+    def decode(self, packet: Packet, ticket: Ticket | None = None, *, skippable: bool = False) -> list[DecodedFrame]:
         """The frames that are complete now; often none or one.
+
+        Args:
+            packet: the next one, in decode order.
+            ticket: what its frame is to carry; a new one by default.
+            skippable: the frame itself is not needed. It is left out if no other one refers to it.
 
         Raises:
             SourceUnreadable: the codec cannot be opened.
@@ -79,20 +89,21 @@ class Decoder:
         if not data.size:
             return self.flush()
         frames = self._follow_codec()
-        self._last_tag = data.opaque = _Tag(
-            None if data.pts is None else float(data.pts * data.time_base),
-            float(data.duration * data.time_base if data.duration else DEFAULT_INTERVAL_S),
-            packet.captured_at,
-            packet.arrived_s - packet.age_s,
-            packet.position,
-        )
-        assert self._context is not None
+        self._last_ticket = data.opaque = ticket or self.ticket(packet)
+        context = self._context
+        assert context is not None
+        context.skip_frame = "NONREF" if skippable else "DEFAULT"
+        self.decoded += 1
         try:
-            decoded = self._context.decode(data)
+            decoded = context.decode(data)
         except (av.FFmpegError, ValueError) as error:  # ValueError: parameters that changed to something impossible
             self._count_undecodable(packet, error)
             return frames
         return frames + [self._number(frame) for frame in decoded]
+
+    def decode_alone(self, packet: Packet, ticket: Ticket) -> list[DecodedFrame]:
+        """The frame of a key frame's packet at once, behind what was held back; the next packet must be a key frame's."""
+        return self.flush() + self.decode(packet, ticket) + self.flush()
 
     def flush(self) -> list[DecodedFrame]:
         """All frames that the codec holds back."""
@@ -135,19 +146,21 @@ class Decoder:
         self._source.reject(packet, f"cannot be decoded: {error}")
 
     def _number(self, frame: av.VideoFrame) -> DecodedFrame:
-        tag = frame.opaque if isinstance(frame.opaque, _Tag) else self._last_tag
-        assert tag is not None
-        pts_s = tag.pts_s
+        ticket = frame.opaque if isinstance(frame.opaque, Ticket) else self._last_ticket
+        assert ticket is not None
+        pts_s = ticket.pts_s
         if pts_s is None:  # a bare elementary stream
-            pts_s = 0.0 if self._last_pts_s is None else self._last_pts_s + tag.interval_s
-        self._last_pts_s = pts_s = pts_s if self._last_pts_s is None else max(pts_s, self._last_pts_s)
+            pts_s = 0.0 if self._last_pts_s is None else self._last_pts_s + ticket.interval_s
+        if not ticket.planned:
+            pts_s = pts_s if self._last_pts_s is None else max(pts_s, self._last_pts_s)
+        self._last_pts_s = pts_s
         return DecodedFrame(
             frame=frame,
-            frame_index=self._source.number(tag.position),
+            frame_index=ticket.frame_index if ticket.planned else self._source.number(ticket.position),
             pts_s=pts_s,
-            captured_at=tag.captured_at,
-            captured_s=tag.captured_s,
+            captured_at=ticket.captured_at,
+            captured_s=ticket.captured_s,
             width=frame.width,
             height=frame.height,
-            position=tag.position,
+            ticket=ticket,
         )

@@ -100,7 +100,7 @@ class Dispatcher:
         clock: monotonic and wall time.
         metrics: counters.
         lossless: tells whether a source's frames must not be dropped.
-        on_done: called once for every frame that left; False where it was given up.
+        on_done: called once for every frame that left, with its detections; None where it was given up.
         on_failure: told of an error that should not be; the batch is given up and the next one goes on.
     """
 
@@ -114,7 +114,7 @@ class Dispatcher:
         metrics: Metrics,
         *,
         lossless: Callable[[str], bool],
-        on_done: Callable[[Frame, bool], None],
+        on_done: Callable[[Frame, Detections | None], None],
         on_failure: Callable[[Exception], None],
     ):
         self._batcher, self._client, self._model = batcher, client, model
@@ -144,25 +144,25 @@ class Dispatcher:
         while (item := self._queue.get()) is not None:
             left = list(item.frames)
             try:
-                delivered = self._deliver(item)
-                if not delivered:
+                found = self._deliver(item)
+                if found is None:
                     self._count_dropped(left, "detector_error")
-                while left:
-                    self._on_done(left.pop(0), delivered)
+                for detections in found or [None] * len(left):
+                    self._on_done(left.pop(0), detections)
             except Exception as error:  # noqa: BLE001 - a thread that dies would stop all sources without a word
                 logger.error("detector %s: a batch is given up:\n%s", self._batcher.detector, redact(traceback.format_exc()))
                 self._count_dropped(left, "internal_error")
                 for frame in left:
-                    self._on_done(frame, False)
+                    self._on_done(frame, None)
                 self._on_failure(error)
             finally:
                 self._client.release(item.batch)
 
-    def _deliver(self, item: _InFlight) -> bool:
-        """Await the detections of a batch and send them on; False when it had to be given up."""
+    def _deliver(self, item: _InFlight) -> tuple[Detections, ...] | None:
+        """Await the detections of a batch and send them on; None when it had to be given up."""
         detections = self._await(item)
         if detections is None:
-            return False
+            return None
         detected_s = self._clock.monotonic()
         self._batcher.observe_detector_s(detected_s - item.batch.frames[0].batched_s, len(item.batch))
         self._delivery.send(
@@ -176,7 +176,7 @@ class Dispatcher:
                 sent_at=self._clock.time(),
             )
         )
-        return True
+        return detections
 
     def _count_dropped(self, frames: list[Frame], reason: str) -> None:
         for frame in frames:

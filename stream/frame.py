@@ -1,4 +1,4 @@
-"""Packet, Frame and FrameBatch: what travels before the detector; DetectedBatch: what travels behind it."""
+"""Packet, Ticket, Frame and FrameBatch: what travels before the detector; DetectedBatch: what travels behind it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,35 @@ class Packet:
     age_s: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """What FFmpeg carries from a packet to its frame (AV_CODEC_FLAG_COPY_OPAQUE). A new one for each packet: it must
+    not refer to the packet, which refers to it.
+
+    Attributes:
+        pts_s: media time; None where the stream tells none.
+        interval_s: duration of the frame, as far as the stream tells.
+        captured_at, captured_s: as in ``FrameInfo``.
+        due_s: monotonic seconds at which the packet should have been in our hands.
+        position: of the packet.
+        key: decoding can begin with this packet.
+        planned: the two below are set before the packet is decoded, as soon as its place in presentation order is certain.
+        frame_index: number in the source; -1 until then.
+        wanted: whether the frame is to be analysed; None until then, and False again once it was given out.
+    """
+
+    pts_s: float | None
+    interval_s: float
+    captured_at: float
+    captured_s: float
+    due_s: float
+    position: int
+    key: bool
+    planned: bool = False
+    frame_index: int = -1
+    wanted: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FrameInfo:
     """All that is known of a frame besides its pixels.
@@ -47,6 +76,7 @@ class FrameInfo:
         width, height: size of the source frame in pixels.
         captured_s, decoded_s, batched_s: monotonic seconds of the stages passed so far (``captured_s`` is moved
             back by the age that the frame had on arrival, where the source's clock tells it).
+        held_s: how long the gate held the frame's packet before it had it decoded; 0 for all other frames.
     """
 
     source_id: str
@@ -59,6 +89,7 @@ class FrameInfo:
     captured_s: float
     decoded_s: float
     batched_s: float = 0.0
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from stream.buffer import Policy
 from stream.clock import Clock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Delivery
+from stream.detections import Detections
 from stream.detectors.registry import ModelDescription
 from stream.dispatch import DetectorClient, Dispatcher
 from stream.frame import Frame
+from stream.gate import Gate, Presence
 from stream.metrics import Metrics
-from stream.worker import SourceStatus, SourceWorker
+from stream.worker import SourceParts, SourceStatus, SourceWorker
 
 logger = logging.getLogger(__name__)
 
@@ -104,18 +106,19 @@ class Ingest:
         batch_size = self._config.detectors[detector].batch_size
         capacity = BUFFERED_FRAMES if source.live else max(BUFFERED_FRAMES, batch_size)
         batcher.add_source(source.id, capacity, policy, live=source.live)
-        worker = SourceWorker(
-            source,
-            self._config.kafka_input(source) if source.scheme == "kafka" else None,
-            self._models[detector].input,
-            batcher,
-            self._delivery,
-            self._clock,
-            self._metrics,
+        parts = SourceParts(
+            spec=self._models[detector].input,
+            kafka=self._config.kafka_input(source) if source.scheme == "kafka" else None,
+            gate=self._gate(source) if source.gated else None,
             pictures=self._on_frame is not None,
         )
+        worker = SourceWorker(source, parts, batcher, self._delivery, self._clock, self._metrics)
         worker.start()
         return worker
+
+    def _gate(self, source: SourceConfig) -> Gate:
+        detector = self._config.detectors[self._config.detector_of(source)]
+        return Gate(Presence(detector.confidence, self._config.tracker.lost_s))
 
     def _retire(self, worker: SourceWorker) -> None:
         worker.join()
@@ -130,19 +133,19 @@ class Ingest:
         worker = self._workers.get(source_id)
         return worker is not None and not worker.config.live
 
-    def _done(self, frame: Frame, analysed: bool) -> None:
-        if analysed and self._on_frame is not None:
+    def _done(self, frame: Frame, detections: Detections | None) -> None:
+        if detections is not None and self._on_frame is not None:
             self._on_frame(frame)
         worker = self._workers.get(frame.info.source_id)
         if worker is not None:
-            worker.frame_done()
+            worker.frame_done(frame.info, detections)
 
     def _failed(self, error: Exception) -> None:
         self.failure = self.failure or error
 
     def _dropped(self, frame: Frame, reason: str) -> None:
         self._metrics.frames(frame.info.source_id, "dropped", reason)
-        self._done(frame, False)
+        self._done(frame, None)
 
     def _follow_progress(self) -> None:
         while not self._closed.wait(PROGRESS_INTERVAL_S):

@@ -53,6 +53,8 @@ class Metrics:
         gauge("slo_burn_rate", "How many times faster than allowed the error budget is used up.", "window")
         gauge("slo_budget_remaining_ratio", "Error budget left over the longest window; below 0 when overspent.")
         gauge("source_up", "1 while frames arrive from the source.", "source")
+        gauge("source_decode", "1 at the mode in which the source is decoded at present.", "source", "mode")
+        gauge("source_asleep", "1 while the source's gate is closed: its scene is still.", "source")
         counter("reconnects", "Attempts to reach a lost source again.", "source")
         counter("events", "Events handed to the sinks.", "topic")
         counter("events_dropped", "Events given up by the sinks.", "topic")
@@ -60,8 +62,8 @@ class Metrics:
         gauge("alerts_active", "Alerts raised and not cleared.", "rule")
 
     def frames(self, source_id: str, outcome: Literal["analysed", "dropped"], reason: str = "", n: int = 1) -> None:
-        """Count ``n`` frames; dropped ones with the reason (``sampled``, ``gated``, ``stale``, ``queue_full``,
-        ``undecodable``, ``detector_error``, ...)."""
+        """Count ``n`` frames; dropped ones with the reason (``sampled``, ``key_frames_only``, ``gated``, ``stale``,
+        ``queue_full``, ``undecodable``, ``detector_error``, ...)."""
         self._counter("frames", source_id, outcome, reason).inc(n)
 
     def removed(self) -> None:
@@ -106,6 +108,17 @@ class Metrics:
     def source_up(self, source_id: str, up: bool) -> None:
         """A source came online or went offline."""
         self._gauge("source_up", source_id).set(up)
+
+    def decode(self, source_id: str, mode: str) -> None:
+        """A source is decoded in this mode from now on."""
+        for name, labels in list(self._children):
+            if name == "source_decode" and labels[0] == source_id:
+                self._gauge(name, *labels).set(0)
+        self._gauge("source_decode", source_id, mode).set(1)
+
+    def source_asleep(self, source_id: str, asleep: bool) -> None:
+        """A source's gate closed or opened."""
+        self._gauge("source_asleep", source_id).set(asleep)
 
     def reconnect(self, source_id: str) -> None:
         """A lost source is tried again."""
@@ -162,7 +175,9 @@ class Metrics:
             self._families[name].remove(*labels)
 
 
-_BY_SOURCE = frozenset({"frames", "end_to_end_seconds", "slo_attainment_ratio", "source_up", "reconnects"})
+_BY_SOURCE = frozenset(
+    {"frames", "end_to_end_seconds", "slo_attainment_ratio", "source_up", "source_decode", "source_asleep", "reconnects"}
+)
 
 
 def merge_expositions(parts: Mapping[str, bytes]) -> bytes:

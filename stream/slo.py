@@ -1,7 +1,8 @@
 """SloTracker: is the latency objective held? Attainment, error budget, burn rates, breach and recovery.
 
 An analysed frame is *good* when its tracks event was acknowledged within ``latency_ms`` of the frame's capture. Frames
-that were dropped were not analysed and are not counted here (they have their own counters).
+that were dropped were not analysed and are not counted here (they have their own counters). Nor are those that the gate held
+back: they come late so that an event has its beginning, not because the service is slow.
 
 - *attainment*: good frames / frames, over ``window_s``.
 - *burn rate* over a window: (bad / frames) / (1 - objective). At 1 the error budget is used up exactly as fast as the
@@ -48,9 +49,10 @@ def stages_ms(info: FrameInfo, detected_s: float, tracked_s: float) -> dict[str,
         detected_s: monotonic seconds when the detector had answered.
         tracked_s: monotonic seconds when the tracker was done.
     """
-    stamps = (info.captured_s, info.decoded_s, info.batched_s, detected_s, tracked_s)
+    stamps = (info.captured_s + info.held_s, info.decoded_s, info.batched_s, detected_s, tracked_s)
     names = ("decode", "batch", "detect", "track")
-    return {name: round((end - start) * 1000, 3) for name, start, end in zip(names, stamps, stamps[1:], strict=False)}
+    held = {"gate": round(info.held_s * 1000, 3)} if info.held_s else {}
+    return held | {name: round((end - start) * 1000, 3) for name, start, end in zip(names, stamps, stamps[1:], strict=False)}
 
 
 @dataclass(frozen=True, slots=True)

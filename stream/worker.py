@@ -1,27 +1,30 @@
-"""One thread per source: read, decode, sample, scale, hand to the batcher; reconnect when a live source is lost."""
+"""One thread per source: read, take in, hand to the batcher; reconnect when a live source is lost."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from stream.batch import Batcher
 from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
-from stream.decode import DecodedFrame, Decoder
+from stream.decode import DecodedFrame
 from stream.deliver import Delivery, SourceFinished, SourceState
+from stream.detections import Detections
 from stream.detectors.base import InputSpec
+from stream.effort import Effort, Level
 from stream.errors import SourceError, SourceUnavailable
 from stream.events import DeadLetter
-from stream.frame import Frame, FrameInfo, Packet
+from stream.frame import Frame, FrameInfo, Uint8Array
+from stream.gate import Gate
+from stream.intake import Intake, IntakeTally, Outcomes, Sampled
 from stream.metrics import Metrics
 from stream.redact import redact
 from stream.retry import Backoff
-from stream.sample import FrameSampler
 from stream.scale import Scaler, to_picture
 from stream.sources import open_source
 from stream.sources.base import Source
@@ -31,11 +34,18 @@ logger = logging.getLogger(__name__)
 State = Literal["connecting", "online", "offline", "finished", "failed"]
 DRAIN_POLL_S = 0.02
 DRAIN_S = 30.0  # longest wait, when stopping, for the frames of a lossless source to be safe
+HELD_AT_ONCE = 4  # frames that the gate held go to the batcher as they leave it, half as many as it has room for
+HELD_POLL_S = 0.005
+HELD_WAIT_S = 2.0  # longest wait for one of them; a detector that takes longer sees what the batcher's policy leaves
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """Where a source stands. ``reason`` is free of secrets; ``pts_s`` is the media time reached."""
+    """Where a source stands. ``reason`` is free of secrets; ``pts_s`` is the media time reached.
+
+    ``decode`` is how much of it is decoded at present (``full``, ``fast`` or ``key``) and ``decode_reason`` why; of
+    ``frames``, ``decoded`` went through the codec. ``asleep``: its gate is closed, the scene is still.
+    """
 
     source_id: str
     state: State
@@ -45,6 +55,27 @@ class SourceStatus:
     reconnects: int = 0
     decode_cpu_s: float = 0.0
     scale_cpu_s: float = 0.0
+    decoded: int = 0
+    decode: Level = "full"
+    decode_reason: str = ""
+    asleep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceParts:
+    """What a source needs besides its config.
+
+    Attributes:
+        spec: what the source's detector wants pictures to look like.
+        kafka: where the brokers are, for ``kafka://``.
+        gate: of this source; None analyses every sampled frame.
+        pictures: keep each analysed frame at full size as well.
+    """
+
+    spec: InputSpec
+    kafka: KafkaInput | None = None
+    gate: Gate | None = None
+    pictures: bool = False
 
 
 class SourceWorker:
@@ -55,32 +86,28 @@ class SourceWorker:
 
     Args:
         config: the source.
-        kafka: where the brokers are, for ``kafka://``.
-        spec: what the source's detector wants pictures to look like.
+        parts: what else it needs.
         batcher: of the source's detector.
         delivery: for health and dead letters.
         clock: wall and monotonic time.
         metrics: counters.
-        pictures: keep each analysed frame at full size as well.
     """
 
     def __init__(
         self,
         config: SourceConfig,
-        kafka: KafkaInput | None,
-        spec: InputSpec,
+        parts: SourceParts,
         batcher: Batcher,
         delivery: Delivery,
         clock: Clock,
         metrics: Metrics,
-        *,
-        pictures: bool = False,
     ):
         self.config = config
-        self._kafka, self._batcher, self._delivery = kafka, batcher, delivery
-        self._clock, self._metrics, self._pictures = clock, metrics, pictures
-        self._scaler = Scaler(spec)
-        self._sampler = FrameSampler(config.fps)
+        self._parts, self._batcher, self._delivery = parts, batcher, delivery
+        self._clock, self._metrics = clock, metrics
+        self._scaler = Scaler(parts.spec)
+        self._effort = Effort(config, gated=parts.gate is not None)
+        self._tally = IntakeTally()
         self._stopping = threading.Event()
         self._source: Source | None = None
         self._status = SourceStatus(config.id, "connecting")
@@ -107,8 +134,10 @@ class SourceWorker:
         """True when the thread has ended."""
         return not self._thread.is_alive()
 
-    def frame_done(self) -> None:
-        """One frame has left: delivered, or dropped behind the batcher's entrance."""
+    def frame_done(self, info: FrameInfo, detections: Detections | None) -> None:
+        """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance."""
+        if detections is not None and self._parts.gate is not None:
+            self._parts.gate.presence.saw(info, detections)
         with self._sent_lock:
             self._sent -= 1
 
@@ -159,10 +188,18 @@ class SourceWorker:
 
     def _read(self) -> None:
         """Open the source and read it to its end."""
-        with open_source(self.config, self._kafka, self._clock) as source:
+        gate, scaler = self._parts.gate, self._scaler
+
+        def scale(decoded: DecodedFrame) -> Uint8Array:
+            return scaler.scale(decoded.frame)
+
+        def dropped(reason: str, frames: int) -> None:
+            self._metrics.frames(self.config.id, "dropped", reason, frames)
+
+        with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
-            self._sampler.reset()
-            decoder = Decoder(source)
+            outcomes = Outcomes(self._tally, dropped, self._answered)
+            intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed = self._safe
             try:
                 for packet in source.packets():
@@ -171,45 +208,50 @@ class SourceWorker:
                     if isinstance(packet, DeadLetter):
                         self._delivery.send(packet)
                     elif packet is not None:
-                        self._decode(decoder, source, packet)
+                        self._take(source, intake.frames(packet))
                     if self._safe > committed:
                         committed = self._safe
                         source.commit(committed)
             finally:
                 if not self._stopping.is_set():
-                    self._take(source, decoder.flush())
+                    self._take(source, intake.flush())
                 if not self.config.live:
                     self._drain()
                     if self._safe > committed:
                         source.commit(self._safe)
                 self._source = None
 
-    def _decode(self, decoder: Decoder, source: Source, packet: Packet) -> None:
-        cpu_s = time.thread_time()
-        undecodable = decoder.undecodable
-        frames = decoder.decode(packet)
-        if decoder.undecodable > undecodable:
-            self._metrics.frames(self.config.id, "dropped", "undecodable", decoder.undecodable - undecodable)
-        self._status = replace(self._status, decode_cpu_s=self._status.decode_cpu_s + time.thread_time() - cpu_s)
-        self._take(source, frames)
-
-    def _take(self, source: Source, frames: list[DecodedFrame]) -> None:
-        for decoded in frames:
-            decoded_s = self._clock.monotonic()
+    def _take(self, source: Source, frames: Iterable[Sampled]) -> None:
+        """Hand over what is to be analysed, and note how far the source is."""
+        for sampled in frames:
             self._came_online()
-            status = replace(self._status, frames=self._status.frames + 1, pts_s=decoded.pts_s)
-            if self._sampler.keep(decoded.pts_s):
-                cpu_s = time.thread_time()
-                image = self._scaler.scale(decoded.frame)
-                picture = to_picture(decoded.frame) if self._pictures else None
-                status = replace(status, scale_cpu_s=status.scale_cpu_s + time.thread_time() - cpu_s)
-                self._put(Frame(self._info(source, decoded, decoded_s), image, picture))
-            else:
-                self._metrics.frames(self.config.id, "dropped", "sampled")
-            self._status = status
+            self._put(self._frame(source, sampled))
+        self._note()
 
-    def _info(self, source: Source, decoded: DecodedFrame, decoded_s: float) -> FrameInfo:
-        return FrameInfo(
+    def _note(self) -> None:
+        tally, gate, choice = self._tally, self._parts.gate, self._effort.choice
+        asleep = gate is not None and gate.asleep
+        if choice.level != self._status.decode or not self._status.decode_reason:
+            logger.info("source %s: decodes %s: %s", self.config.id, choice.level, choice.reason)
+            self._metrics.decode(self.config.id, choice.level)
+        if gate is not None and (asleep != self._status.asleep or not self._status.decode_reason):
+            logger.debug("source %s: gate %s: %s", self.config.id, "closed" if asleep else "open", gate.reason)
+            self._metrics.source_asleep(self.config.id, asleep)
+        self._status = replace(
+            self._status,
+            frames=tally.frames,
+            pts_s=tally.pts_s,
+            decoded=tally.decoded,
+            decode_cpu_s=tally.decode_cpu_s,
+            scale_cpu_s=tally.scale_cpu_s,
+            decode=choice.level,
+            decode_reason=choice.reason,
+            asleep=asleep,
+        )
+
+    def _frame(self, source: Source, sampled: Sampled) -> Frame:
+        decoded = sampled.decoded
+        info = FrameInfo(
             source_id=self.config.id,
             session=source.session,
             frame_index=decoded.frame_index,
@@ -218,15 +260,27 @@ class SourceWorker:
             width=decoded.width,
             height=decoded.height,
             captured_s=decoded.captured_s,
-            decoded_s=decoded_s,
+            decoded_s=self._clock.monotonic(),
+            held_s=sampled.held_s,
         )
+        return Frame(info, sampled.image, to_picture(decoded.frame) if self._parts.pictures else None)
+
+    def _answered(self) -> bool:
+        """Whether the detector has answered for every frame; a source that loses nothing waits for it."""
+        while not self.config.live and self._sent > 0 and not self._stopping.is_set():
+            self._clock.sleep(HELD_POLL_S)
+        return self._sent == 0
 
     def _put(self, frame: Frame) -> None:
+        if frame.info.held_s:
+            deadline_s = self._clock.monotonic() + HELD_WAIT_S
+            while self._sent >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
+                self._clock.sleep(HELD_POLL_S)
         with self._sent_lock:
             self._sent += 1
         self._last_sent = frame.info.frame_index
         if not self._batcher.put(frame):
-            self.frame_done()
+            self.frame_done(frame.info, None)
 
     def _drain(self) -> None:
         """Wait until every frame has left, and, when stopping, until it is safe too."""

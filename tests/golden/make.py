@@ -20,9 +20,9 @@ from tests.golden.scenario import config, summary
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
-def run(shared: Path, sink: Path) -> list[dict[str, Any]]:
-    """All events of the scenario, from the one-process pipeline."""
-    parsed = parse_config(config(shared, sink), "golden", sink.parent)
+def run(shared: Path, sink: Path, **source: str) -> list[dict[str, Any]]:
+    """All events of the scenario, from the one-process pipeline. ``source``: further settings of the source."""
+    parsed = parse_config(config(shared, sink, **source), "golden", sink.parent)
     with Pipeline(parsed, open_sinks(parsed.sinks, None)) as pipeline:
         pipeline.run(threading.Event())
     return [json.loads(line) for line in sink.read_text().splitlines()]

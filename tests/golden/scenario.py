@@ -12,8 +12,8 @@ PRESENCE_S = ((6.4, 19.4), (23.0, 44.4), (50.6, 69.6), (74.6, 86.6), (93.2, 119.
 """When one of the six people of the clip is in view, by eye, to about 0.3 s (the MANIFEST of the test media)."""
 
 
-def config(shared: Path, sink: Path) -> dict[str, Any]:
-    """The scenario's config; events go to the file ``sink``."""
+def config(shared: Path, sink: Path, **source: str) -> dict[str, Any]:
+    """The scenario's config; events go to the file ``sink``. ``source``: further settings of the source."""
     whole = [[0, 0], [1, 0], [1, 1], [0, 1]]
     left = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
     model = {"model": str(shared / "data/models/FastestDet.onnx"), "classes": ["person"], "confidence": 0.5}
@@ -27,6 +27,7 @@ def config(shared: Path, sink: Path) -> dict[str, Any]:
                 "zones": [{"name": "all", "polygon": whole}, {"name": "left", "polygon": left}],
                 "lines": [{"name": "middle", "points": [[0.5, 0], [0.5, 1]]}],
             }
+            | source
         ],
         "alerts": [
             {"name": "crowd", "type": "crowd", "zone": "shop/all", "above": 0, "for_s": 1, "clear_for_s": 1},

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,61 @@ def test_the_people_are_found_when_they_are_there(local: list[dict[str, Any]]) -
     assert right_when_clear / len(clear) >= 0.98, f"{right_when_clear} of {len(clear)} frames that are not at an edge"
 
 
+def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in event.items() if key != "stages_ms"} for event in events]
+
+
+@pytest.mark.parametrize("mode", ["full", "fast"])
+def test_decoding_only_what_is_needed_gives_the_same_events(
+    local: list[dict[str, Any]], shared: Path, tmp_path: Path, mode: str
+) -> None:
+    assert without_times(run(shared, tmp_path / "events.jsonl", decode=mode)) == without_times(local)
+
+
+def test_key_frames_alone_find_the_same_people_a_second_later_at_most(
+    local: list[dict[str, Any]], shared: Path, tmp_path: Path
+) -> None:
+    events = run(shared, tmp_path / "events.jsonl", decode="key")
+    full = {event["frame_index"]: len(event["objects"]) for event in local if event["schema"].startswith("framewatch.tracks/")}
+    tracks = [event for event in events if event["schema"].startswith("framewatch.tracks/")]
+    assert [event["frame_index"] for event in tracks] == list(range(0, 1394, 10))
+    assert sum(len(event["objects"]) == full[event["frame_index"]] for event in tracks) >= 0.98 * len(tracks)
+    raised = {rule: raised_at(events, rule) for rule in ("crowd", "intrusion")}
+    for rule, times in raised.items():
+        expected = raised_at(local, rule)
+        assert all(any(timedelta(0) <= at - one <= timedelta(seconds=2) for one in expected) for at in times), rule
+
+
+def test_a_gate_changes_neither_counts_nor_alerts(local: list[dict[str, Any]], shared: Path, tmp_path: Path) -> None:
+    events = run(shared, tmp_path / "events.jsonl", gate="on")
+    expected, found = summary(local), summary(events)
+    assert found["zones"] == expected["zones"]
+    assert found["lines"] == expected["lines"]
+    assert found["frames"] < expected["frames"] - 20
+    assert [alert[1:3] for alert in found["alerts"]] == [alert[1:3] for alert in expected["alerts"]]
+    for rule in ("crowd", "intrusion", "crossing", "loitering"):
+        late = [after - before for before, after in zip(raised_at(local, rule), raised_at(events, rule), strict=True)]
+        assert all(abs(one) <= timedelta(seconds=1) for one in late), rule
+
+
+def raised_at(events: list[dict[str, Any]], rule: str) -> list[datetime]:
+    return [
+        datetime.fromisoformat(event["at"])
+        for event in events
+        if event["schema"].startswith("framewatch.alerts/") and event["rule"] == rule and event["state"] == "raised"
+    ]
+
+
 @pytest.mark.ray
+@pytest.mark.parametrize("mode", ["auto", "fast"])
 def test_the_ray_path_gives_the_same_events(
-    local: list[dict[str, Any]], shared: Path, tmp_path: Path, deploy: Callable[..., Any]
+    local: list[dict[str, Any]], shared: Path, tmp_path: Path, deploy: Callable[..., Any], mode: str
 ) -> None:
     from tests.support.service import jsonl, wait_for
 
     sink = tmp_path / "ray.jsonl"
-    service = deploy(config(shared, sink))
+    service = deploy(config(shared, sink, decode=mode))
     wait_for(lambda: service.finished("shop"), 120, "the end of the clip")
     wait_for(lambda: sink.exists() and '"window_start":"2017-09-26T17:00:08.0' in sink.read_text(), 10, "the last window")
     remote = [event for event in jsonl(sink) if not event["schema"].startswith("framewatch.health/")]
-    strip = lambda events: [{k: v for k, v in event.items() if k != "stages_ms"} for event in events]  # noqa: E731
-    assert strip(remote) == strip(local)
+    assert without_times(remote) == without_times(local)

@@ -29,8 +29,9 @@ def make_video(
     size: tuple[int, int] = (128, 96),
     creation_time: str | None = None,
     options: dict[str, str] | None = None,
+    moves_from: int = 0,
 ) -> Path:
-    """Write ``frames`` pictures at 10 frames per second."""
+    """Write ``frames`` pictures at 10 frames per second; they are all the same up to number ``moves_from``."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
         if creation_time:
             container.metadata["creation_time"] = creation_time
@@ -43,7 +44,7 @@ def make_video(
             {"preset": "ultrafast", "threads": "1", "bf": str(b_frames), "b-adapt": "0"} if codec == "libx264" else {}
         ) | (options or {})
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(i, *size), format="bgr24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(picture(max(i, moves_from), *size), format="bgr24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = i * 1000 // RATE_FPS, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -63,19 +64,26 @@ def cut(source: Path, target: Path, seconds: float) -> Path:
     return target
 
 
-def camera_clip(source: Path, target: Path, start_s: float, seconds: float, width: int = 384, height: int = 216) -> Path:
-    """A part of a file as a camera would send it: H.264 without B-frames, a key frame every second, small."""
+def camera_clip(
+    source: Path, target: Path, start_s: float, seconds: float, width: int = 384, height: int = 216, still_s: float = 0.0
+) -> Path:
+    """A part of a file as a camera would send it: H.264 without B-frames, a key frame every second, small. Before it, its
+    first second again and again for ``still_s``."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         stream = given.streams.video[0]
         rate = stream.average_rate or Fraction(25)
         encoded = made.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "tune": "zerolatency", "crf": "23"})
         encoded.width, encoded.height, encoded.pix_fmt, encoded.gop_size = width, height, "yuv420p", round(rate)
+        pictures = []
         for frame in given.decode(stream):
             if frame.time >= start_s + seconds:
                 break
             if frame.time >= start_s:
-                small = frame.reformat(width, height, "yuv420p")
-                small.pts, small.time_base, small.pict_type = round((frame.time - start_s) * 90_000), Fraction(1, 90_000), 0
-                made.mux(encoded.encode(small))
+                pictures.append(frame.reformat(width, height, "yuv420p"))
+        shown = [*(pictures[i % round(rate)] for i in range(round(still_s * rate))), *pictures]
+        for i, picture in enumerate(shown):
+            again = av.VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
+            again.pts, again.time_base = i, 1 / rate
+            made.mux(encoded.encode(again))
         made.mux(encoded.encode(None))
     return target

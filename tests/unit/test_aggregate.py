@@ -251,3 +251,64 @@ def test_late_frames_make_one_breach_and_one_recovery() -> None:
     assert changes.count(("a", "slo_breached")) == changes.count(("a", "slo_recovered")) == 1
     assert ("*", "slo_breached") in changes
     assert changes[-1][1] == "slo_recovered"
+
+
+def counts_of(sink: MemorySink) -> list[CountsEvent]:
+    return [event for event in sink.of(CountsEvent) if event.zone == "all"]
+
+
+def live_frame(index: int, clock: ManualClock, at_s: float, held_s: float = 0.0) -> DetectedBatch:
+    """A frame of a camera that was captured ``at_s`` after the start."""
+    now_s, captured_s = clock.monotonic(), 1000.0 + at_s
+    info = FrameInfo("a", "s", index, at_s, T0 + at_s, 640, 480, captured_s, now_s, now_s, held_s)
+    return DetectedBatch("people", "m", (info,), (people(index % 2),), now_s, boot_id(), T0)
+
+
+@pytest.mark.parametrize(("gate", "waits"), [("on", True), ("off", False)])
+def test_time_waits_for_frames_that_a_gate_may_hold(gate: str, waits: bool) -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a", "gate": gate, "zones": ZONE}], alerts=[])
+    send(to, SourceState("a", True, "frames arrive", T0), live_frame(0, clock, 0.0))
+    clock.advance(6)
+    to.tick()
+    assert (not counts_of(sink)) is waits
+    send(to, live_frame(1, clock, 4.5, held_s=1.0), live_frame(3, clock, 4.7, held_s=0.9), start=3)  # held, and older than the tick
+    clock.advance(20)
+    to.tick()
+    [entered] = [event.window_start for event in counts_of(sink) if event.entered]
+    assert (entered.timestamp() == T0 + 4) is waits
+    assert {event.occupancy.max for event in counts_of(sink) if event.occupancy and event.window_start.timestamp() < T0 + 4} == {0}
+
+
+def test_the_windows_of_a_still_scene_say_that_nobody_is_there() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}], alerts=[])
+    for number in range(10):  # a look every four seconds, as from a closed gate
+        to.process("sender", number + 1, live_frame(2 * number, clock, 4.0 * number), None)
+        for _ in range(8):
+            clock.advance(0.5)
+            to.tick()
+    starts = [round(event.window_start.timestamp() - T0) for event in counts_of(sink)]
+    assert starts == list(range(36))
+    assert all(event.occupancy and event.occupancy.max == 0 for event in counts_of(sink))
+
+
+def test_a_lost_camera_is_not_waited_for() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}], alerts=[])
+    send(to, live_frame(1, clock, 0.0), SourceState("a", False, "stalled", T0 + 1))
+    clock.advance(6)
+    to.tick()
+    assert counts_of(sink)
+
+
+def test_frames_that_the_gate_held_are_not_held_against_the_objective() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a"}], alerts=[], slo={"latency_ms": 500})
+    for number in range(50):
+        clock.advance(0.2)
+        to.process("sender", number + 1, live_frame(2 * number, clock, 0.2 * number - 3, held_s=3.1), None)
+        to.tick()
+    assert sink.of(HealthEvent) == []
+    assert to.slo_attainment() == {}
+    assert sink.of(TracksEvent)[-1].stages_ms["gate"] == 3100

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -275,6 +276,11 @@ class TestDrops:
                 passed += [info.frame_index for info in batch[0].frames]
         assert len(passed) == pytest.approx(4 / STALE_PASS_S, abs=1)
         assert len(dropped) == 40 - len(passed)
+
+    def test_frames_that_the_gate_held_are_not_stale_for_that(self, batcher: Batcher) -> None:
+        info = make_frame(captured_s=100.0).info
+        assert batcher.is_stale(info, 103.0)
+        assert not batcher.is_stale(replace(info, held_s=2.75), 103.0)
 
     def test_is_stale_charges_at_most_half_the_budget_for_the_detector(self, batcher: Batcher) -> None:
         info = make_frame(captured_s=100.0).info

@@ -135,3 +135,26 @@ def test_digest_changes_with_everything_but_the_sources() -> None:
     config = PipelineConfig(detectors=DETECTORS)
     assert config.digest() == PipelineConfig(detectors=DETECTORS, sources=[SourceConfig(id="a", uri="f")]).digest()
     assert config.digest() != PipelineConfig(detectors={"people": DETECTORS["people"]}).digest()
+
+
+@pytest.mark.parametrize(
+    ("uri", "settings", "gated"),
+    [
+        ("rtsp://h/x", {}, True),
+        ("rtsp://h/x", {"gate": False}, False),
+        ("rtsp://h/x", {"gate": "off"}, False),
+        ("clip.mp4", {}, False),
+        ("clip.mp4", {"realtime": True}, False),
+        ("clip.mp4", {"gate": True}, True),
+        ("simulate://plaza", {}, False),
+        ("kafka://frames", {}, False),
+    ],
+)
+def test_the_gate_is_on_for_cameras_unless_something_else_is_set(uri: str, settings: dict[str, object], gated: bool) -> None:
+    assert SourceConfig.model_validate({"id": "a", "uri": uri} | settings).gated is gated
+
+
+@pytest.mark.parametrize("settings", [{"decode": "fast"}, {"decode": "key"}, {"gate": "on"}])
+def test_records_are_decoded_whatever_happens(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="every record of kafka:// is decoded"):
+        SourceConfig.model_validate({"id": "a", "uri": "kafka://frames"} | settings)

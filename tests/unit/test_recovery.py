@@ -167,8 +167,8 @@ def test_a_bug_costs_its_batch_and_not_the_thread(picture: Any, caplog: pytest.L
     failures: list[Exception] = []
     both = threading.Event()
 
-    def note(frame: Frame, analysed: bool) -> None:
-        done.append((frame.info.frame_index, analysed))
+    def note(frame: Frame, detections: Detections | None) -> None:
+        done.append((frame.info.frame_index, detections is not None))
         if len(done) == 2:
             both.set()
 

@@ -42,6 +42,17 @@ def test_stages_ms() -> None:
     assert list(stages) == ["decode", "batch", "detect", "track"]
 
 
+def test_time_behind_a_closed_gate_is_a_stage_of_its_own() -> None:
+    info = FrameInfo("a", "", 1, 0.0, 0.0, 64, 48, captured_s=10.0, decoded_s=12.1, batched_s=12.2, held_s=2.0)
+    assert stages_ms(info, detected_s=12.3, tracked_s=12.4) == {
+        "gate": 2000,
+        "decode": 100,
+        "batch": 100,
+        "detect": 100,
+        "track": 100,
+    }
+
+
 class TestFigures:
     def test_attainment_per_source_and_together(self, tracker: SloTracker) -> None:
         record(tracker, "a", 8, 2)
