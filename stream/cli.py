@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
 from stream.commands.models import models
 from stream.commands.quantize import quantize
@@ -281,7 +282,7 @@ def tail(
         click.echo(record.json() if as_json else render(record))
 
 
-for command in (models, simulate, synthesize, train, evaluate, quantize, tune):
+for command in (capacity, models, simulate, synthesize, train, evaluate, quantize, tune):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class Scrape:
                 found[own.get(label, "")] += value  # type: ignore[assignment] # a Counter may count in floats
         return found
 
+    def actors(self) -> set[str]:
+        """Names of the actors that have answered."""
+        return {value for _, pairs in self.samples for label, value in pairs if label == "actor"}
+
     def total(self, name: str, **labels: str) -> float:
         """Sum of the samples called ``name`` with these labels."""
         return sum(self.by(name, "", **labels).values())
