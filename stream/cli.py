@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -207,16 +206,11 @@ def up(config_path: Path, seconds: float | None, address: str | None, dashboard:
     from actors.up import up as run_service
     from stream.config_file import load_config
     from stream.models.cache import fetch_models
-    from stream.sinks import open_sinks
+    from stream.sinks import check_sinks
 
     config = load_config(config_path)
     fetch_models(config)
-    with tempfile.TemporaryDirectory() as spool_dir:
-        sinks = open_sinks(config.sinks, Path(spool_dir))
-        try:
-            sinks.check()
-        finally:
-            sinks.close()
+    check_sinks(config.sinks)
 
     def ready(url: str) -> None:
         click.echo(f"framewatch is up: {url} (status {url}/v1/sources, metrics {url}/metrics, readiness {url}/readyz)", err=True)

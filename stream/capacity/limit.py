@@ -33,10 +33,11 @@ def limiting(step: Step) -> Limit:
     costliest = max(STAGES, key=step.share)
     busy = step.machine_s / step.wall_s
     if busy >= EXHAUSTED * step.cores:
-        others = max(0.0, busy - step.cores_used)
-        shared = step.cores_used < MINE * busy
-        advice = f"other programs used {others:.1f} of the {step.cores} cores meanwhile: measure again without them"
-        return Limit(costliest, step.share(costliest), f"all {step.cores} cores are busy", advice if shared else "")
+        why, advice = f"all {step.cores} cores are busy", ""
+        if step.cores_used < MINE * busy:
+            why += f", {busy - step.cores_used:.1f} of them with other programs"
+            advice = "other programs take part of this machine: measure again without them"
+        return Limit(costliest, step.share(costliest), why, advice)
     fullest = max(step.lanes, key=lambda lane: lane.load, default=None)
     if fullest is not None and fullest.load >= FULL:
         why = f"{fullest.what}: {fullest.load:.0%} of what can be used, while {step.cores - busy:.1f} cores are free"

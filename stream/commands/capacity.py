@@ -65,14 +65,17 @@ def capacity(
     from stream.config_file import load_config
     from stream.models.cache import fetch_models
     from stream.processes import ProcessTree, adopt_orphans
+    from stream.sinks import check_sinks
 
     if not sys.platform.startswith("linux"):
         raise click.UsageError("capacity needs Linux: it reads what processes cost from /proc")
     config = load_config(config_path)
     fetch_models(config)
+    if sink == "config":
+        check_sinks(config.sinks)
     adopt_orphans()
     # The cluster lies in this folder, so that no other one of this machine is seen; the path of its sockets must be short.
-    with stop_on_signal() as stop, tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as name:
+    with stop_on_signal() as stop, tempfile.TemporaryDirectory(prefix="fw-cap-", ignore_cleanup_errors=True) as name:
         os.environ["RAY_TMPDIR"] = name
         os.environ.pop("RAY_ADDRESS", None)
         try:
@@ -81,9 +84,9 @@ def capacity(
             ProcessTree().end()
     if report is None:
         sys.exit(INTERRUPTED)
+    _print(report)
     if json_path is not None:
         json_path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    _print(report)
     sys.exit(0 if report.best else FAILED)
 
 
