@@ -86,6 +86,9 @@ class Report:
         if self.limit is not None and self.found.failed is not None:
             if not self.limit.why:
                 said.append("neither the CPU nor the threads of a stage were exhausted: frames waited for something else")
+                said += [
+                    f"with {step.sources}, {drops(step)} were lost" for step in self.steps if step.dropped and not step.sustained
+                ]
             elif self.limit.advice:
                 said.append(self.limit.advice)
         return said
@@ -131,7 +134,13 @@ def line(step: Step) -> str:
     p99 = step.latency_ms["p99"]
     latency = "no latency" if p99 is None or step.attainment is None else f"p99 {p99:.0f} ms, {step.attainment:.2%} within the SLO"
     verdict = "sustained" if step.sustained else "too many"
-    return f"{verdict}: {step.served:.1%} analysed, {latency}, {step.cores_used:.2f} of {step.cores} cores"
+    lost = f"; lost: {drops(step)}" if step.dropped else ""
+    return f"{verdict}: {step.served:.1%} analysed, {latency}, {step.cores_used:.2f} of {step.cores} cores{lost}"
+
+
+def drops(step: Step) -> str:
+    """Frames given up, by reason."""
+    return ", ".join(f"{n} {reason}" for reason, n in step.dropped.items())
 
 
 def _step_dict(step: Step) -> dict[str, Any]:

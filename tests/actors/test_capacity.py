@@ -53,7 +53,7 @@ def folders() -> set[Path]:
 
 def test_a_capacity_is_found(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     before = folders()
-    process = start("auto", *FAST, "--json", tmp_path / "found.json")
+    process = start("fast", *FAST, "--json", tmp_path / "found.json")
     told, progress = process.communicate(timeout=200)
     assert process.returncode == 0, told + progress
     figures = json.loads((tmp_path / "found.json").read_text())
