@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import urllib.request
@@ -20,7 +21,7 @@ from stream.capacity.search import Found, search
 from stream.capacity.step import Step, step_of
 from stream.config import SourceConfig
 from stream.errors import FramewatchError
-from stream.processes import ProcessTree, busy_s, core_count, measure, ticks
+from stream.processes import ProcessTree, idle_s, measure, ticks
 from stream.redact import reason
 from stream.scrape import Scrape
 
@@ -116,10 +117,11 @@ class Bench:
         self._await_frames()
         self._pause(self._request.warmup_s)
         self._await_catching_up()
-        before, busy_before_s = self._scrape(), busy_s()
+        before, idle_before_s = self._scrape(), idle_s()
         used = measure(self._tree, self._request.seconds, self._check)
-        machine_s = busy_s() - busy_before_s
-        return step_of(self._plan, copies, (before, self._scrape(before)), used, machine_s, core_count())
+        cores = os.cpu_count() or 1
+        machine_s = max(0.0, cores * used.wall_s - (idle_s() - idle_before_s))
+        return step_of(self._plan, copies, (before, self._scrape(before)), used, machine_s, cores)
 
     def _set_sources(self, sources: Sequence[SourceConfig]) -> None:
         try:

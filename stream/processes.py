@@ -148,10 +148,11 @@ def ticks(until_s: float, interval_s: float = 0.25) -> Iterator[None]:
         time.sleep(min(interval_s, left_s))
 
 
-def busy_s() -> float:
-    """CPU seconds that all programs of this machine have used so far, of all its cores."""
-    user, nice, system, _idle, _waiting, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8])
-    return (user + nice + system + sum(interrupts)) * TICK_S
+def idle_s() -> float:
+    """Seconds in which cores of this machine had nothing to do so far, summed over all cores. What is missing of a span of
+    time was used by some program, or taken by the host of a virtual machine, which need not say so."""
+    _user, _nice, _system, idle, waiting = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:6])
+    return (idle + waiting) * TICK_S
 
 
 def _read(pid: int) -> Process | None:

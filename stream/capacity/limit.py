@@ -35,8 +35,8 @@ def limiting(step: Step) -> Limit:
     if busy >= EXHAUSTED * step.cores:
         why, advice = f"all {step.cores} cores are busy", ""
         if step.cores_used < MINE * busy:
-            why += f", {busy - step.cores_used:.1f} of them with other programs"
-            advice = "other programs take part of this machine: measure again without them"
+            why += f", {busy - step.cores_used:.1f} of them not for the service"
+            advice = "other programs, or the host of this virtual machine, take part of it: measure again without them"
         return Limit(costliest, step.share(costliest), why, advice)
     fullest = max(step.lanes, key=lambda lane: lane.load, default=None)
     if fullest is not None and fullest.load >= FULL:

@@ -86,9 +86,8 @@ class Report:
         if self.limit is not None and self.found.failed is not None:
             if not self.limit.why:
                 said.append("neither the CPU nor the threads of a stage were exhausted: frames waited for something else")
-                said += [
-                    f"with {step.sources}, {drops(step)} were lost" for step in self.steps if step.dropped and not step.sustained
-                ]
+                too_many = [step for step in self.steps if step.dropped and not step.sustained]
+                said += [f"with {step.sources}, {drops(step)} were lost" for step in too_many]
             elif self.limit.advice:
                 said.append(self.limit.advice)
         return said

@@ -56,7 +56,7 @@ class Step:
         objective: the least share that the SLO asks for.
         cpu_s: CPU seconds of all processes of the service.
         stages_s: those of each of ``STAGES``.
-        machine_s: CPU seconds of all programs of the machine.
+        machine_s: seconds in which the machine's cores were not idle, summed over them.
         cores: of the machine.
         lanes: how busy each stage's own threads were.
         processes_s: CPU seconds by name of the process.
@@ -114,7 +114,7 @@ def step_of(
         copies: the sources that ran.
         scrapes: before and after the measurement.
         used: what the service's processes used.
-        machine_s: CPU seconds of all programs of the machine in it.
+        machine_s: seconds in it in which the machine's cores were not idle, summed over them.
         cores: of the machine.
     """
     before, after = scrapes

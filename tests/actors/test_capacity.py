@@ -23,7 +23,7 @@ FAST = ["--seconds", "3", "--warmup", "0.5", "--max-sources", "2"]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``start(decode, *options)`` measures the settings of one small camera, whose broker is not to be asked."""
-    make_video(tmp_path / "clip.mp4", 30, gop=10)
+    make_video(tmp_path / "clip.mp4", 30, gop=10, size=(640, 480))
     started: list[subprocess.Popen[str]] = []
 
     def run(decode: str, *options: str | Path) -> subprocess.Popen[str]:

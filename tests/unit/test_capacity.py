@@ -181,7 +181,7 @@ def test_with_all_cores_busy_the_costliest_stage_limits() -> None:
 def test_other_programs_are_named() -> None:
     limit = limiting(busy(2.0, 8.0, detect=6.0))
     assert limit.stage == "detect"
-    assert limit.why == "all 2 cores are busy, 1.2 of them with other programs"
+    assert limit.why == "all 2 cores are busy, 1.2 of them not for the service"
     assert "without them" in limit.advice
 
 

@@ -19,7 +19,7 @@ def told(metrics: Metrics) -> dict[str, float]:
 def test_cpu_is_told_in_portions_and_nothing_twice() -> None:
     metrics = Metrics()
     report = CpuReport(metrics)
-    report.tell(decode=0.01, scale=0.005)
+    report.tell(decode=0.003, scale=0.001)
     assert told(metrics) == {}
     report.tell(decode=0.03, scale=0.01)
     report.tell(decode=0.03, scale=0.011)
