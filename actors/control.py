@@ -73,6 +73,11 @@ class Control:
         if not self._reconciler.alive:
             raise RuntimeError("the reconcile loop has ended")
 
+    async def set_sources(self, sources: list[SourceConfig]) -> None:
+        """Run exactly these sources from now on; for ``framewatch capacity``. A restart of this replica forgets them."""
+        self._config = self._config.model_copy(update={"sources": sources})
+        self._reconciler.set_sources(sources)
+
     async def stop(self) -> None:
         """Stop all actors; for ``framewatch up``."""
         await self._reconciler.stop()

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
 import ray
@@ -65,6 +65,11 @@ class Reconciler:
     def alive(self) -> bool:
         """False once the loop has ended by itself."""
         return self._stopping or not self._loop.done()
+
+    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
+        """Run exactly these sources from the next round on."""
+        self._config = self._config.model_copy(update={"sources": list(sources)})
+        self.sources = {source.id: self.sources[source.id] for source in sources if source.id in self.sources}
 
     async def metrics(self) -> dict[str, bytes]:
         """OpenMetrics text by actor, of those that answer."""

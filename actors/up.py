@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -60,8 +60,26 @@ def up(
         ModelError: a model cannot be used.
         FramewatchError: the cluster cannot be joined, or Serve could not deploy it.
     """
+    with running(config, address=address or os.environ.get("RAY_ADDRESS"), dashboard=dashboard):
+        if on_ready:
+            on_ready(f"http://{config.service.host}:{config.service.port}")
+        stop.wait()
+
+
+@contextlib.contextmanager
+def running(config: PipelineConfig, *, address: str | None = None, dashboard: bool = True) -> Iterator[DeploymentHandle[Any]]:
+    """The service, until the block ends; gives Control's handle.
+
+    Args:
+        config: what to run.
+        address: a running cluster to join; None starts one that ends with the block.
+        dashboard: whether a cluster of our own gets Ray's dashboard.
+
+    Raises:
+        ModelError: a model cannot be used.
+        FramewatchError: the cluster cannot be joined, or Serve could not deploy it.
+    """
     application = build_config(config)
-    address = address or os.environ.get("RAY_ADDRESS")
     own = address is None
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     if own:
@@ -76,10 +94,10 @@ def up(
             signal.signal(number, handler)
     try:
         control = deploy(config, application)
-        if on_ready:
-            on_ready(f"http://{config.service.host}:{config.service.port}")
-        stop.wait()
-        remove(control)
+        try:
+            yield control
+        finally:
+            remove(control)
     finally:
         ray.shutdown()
 

@@ -17,9 +17,7 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -29,19 +27,14 @@ import av
 import numpy as np
 
 from perf.workload import DEFAULT_MODEL, SHARED
-from stream.clock import SystemClock
+from stream.agreement import Clip, Reading, compare
+from stream.agreement import read as read_clip
 from stream.config import DetectorConfig, SourceConfig, TrackerConfig
 from stream.config_file import parse_config
 from stream.detectors.base import Detector
 from stream.detectors.registry import load_detector
-from stream.effort import Effort
-from stream.frame import FrameBatch, FrameInfo, Packet
-from stream.gate import Gate, Presence
-from stream.intake import Intake, IntakeTally, Outcomes
 from stream.pipeline import Pipeline
-from stream.scale import Scaler
 from stream.sinks import open_sinks
-from stream.sources.file import FileSource
 
 CLIPS = tuple(SHARED / "data" / "videos" / name for name in ("one-by-one-person-detection.mp4", "retail02_h264_1080p25.mp4"))
 MODES = ("full", "fast", "fast, file", "key")
@@ -52,41 +45,13 @@ NOISE = 2.0  # grey levels, standard deviation
 CONFIDENCE = 0.5
 
 
-@dataclass(slots=True)
-class Reading:
-    """What came of one clip in one mode: people by frame number, and what that took."""
-
-    people: dict[int, int] = field(default_factory=dict)
-    cpu_s: float = 0.0
-    media_s: float = 0.0
-    tally: IntakeTally = field(default_factory=IntakeTally)
-
-
 def read(clip: Path, fps: float, detector: Detector, *, decode: str = "fast", gated: bool = False, from_s: float = 0.0) -> Reading:
     """Read a clip as a live source would be read; CPU is counted from media time ``from_s`` on."""
-    source = SourceConfig(id="clip", uri=str(clip), fps=fps, gate="on" if gated else "off")
     mode, _, file = decode.partition(", ")
-    live = source.model_copy(update={"realtime": not file, "decode": mode})
-    gate = Gate(Presence(CONFIDENCE, TrackerConfig().lost_s)) if gated else None
-    reading, clock, scaler = Reading(), SystemClock(), Scaler(detector.input)
-    began_s, from_pts_s = time.process_time(), 0.0
-    with FileSource(source, clock) as opened:
-        outcomes = Outcomes(reading.tally, lambda reason, frames: None, lambda: True)
-        effort = Effort(live, gated=gated)
-        intake = Intake(live, opened, lambda decoded: scaler.scale(decoded.frame), effort, gate, clock, outcomes)
-        for packet in opened.packets():
-            if from_s and not from_pts_s and reading.tally.pts_s >= from_s:
-                began_s, from_pts_s = time.process_time(), reading.tally.pts_s
-            for sampled in intake.frames(packet) if isinstance(packet, Packet) else ():
-                frame = sampled.decoded
-                info = FrameInfo("clip", "", frame.frame_index, frame.pts_s, 0.0, frame.width, frame.height, 0.0, 0.0)
-                [found] = detector.detect(FrameBatch("agreement", (info,), sampled.image[None]))
-                if gate is not None:
-                    gate.presence.saw(info, found)
-                reading.people[frame.frame_index] = int((found.confidence >= CONFIDENCE).sum())
-    reading.cpu_s = time.process_time() - began_s
-    reading.media_s = reading.tally.pts_s - from_pts_s
-    return reading
+    source = SourceConfig.model_validate(
+        {"id": "clip", "uri": str(clip), "fps": fps, "gate": "on" if gated else "off", "decode": mode, "realtime": not file}
+    )
+    return read_clip(source, detector, CONFIDENCE, TrackerConfig().lost_s, Clip(from_s))
 
 
 def compare_modes(clips: Sequence[Path], fps: float, rounds: int, detector: Detector) -> list[dict[str, Any]]:
@@ -102,13 +67,13 @@ def compare_modes(clips: Sequence[Path], fps: float, rounds: int, detector: Dete
             one = readings[mode][0]
             ratios = [a.cpu_s / b.cpu_s for a, b in zip(readings["full"], readings[mode], strict=True)]
             decoding = [a.tally.decode_cpu_s / b.tally.decode_cpu_s for a, b in zip(readings["full"], readings[mode], strict=True)]
-            same = sum(people == full.people.get(index) for index, people in one.people.items())
+            found = compare(full, one)
             rows.append(
                 {
                     "clip": clip.name,
                     "mode": mode,
-                    "agreement": round(same / len(one.people), 4),
-                    "analysed": round(len(one.people) / len(full.people), 4),
+                    "agreement": round(found.same_analysed / found.analysed, 4),
+                    "analysed": round(found.analysed / found.sampled, 4),
                     "decoded": round(one.tally.decoded / one.tally.frames, 4),
                     "cpu_ms_per_source_s": round(1e3 * statistics.median(r.cpu_s / r.media_s for r in readings[mode]), 1),
                     "cameras_against_full": round(statistics.median(ratios), 2),

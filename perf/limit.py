@@ -32,7 +32,7 @@ from pathlib import Path
 
 import av
 
-from perf.processes import MemoryPeak, ProcessTree, measure
+from perf.processes import MemoryPeak
 from perf.workload import SLO, Result, Workload, options, percentiles_ms, workload
 from stream.clock import SystemClock
 from stream.config import SourceConfig, TrackerConfig
@@ -43,6 +43,7 @@ from stream.effort import Effort
 from stream.frame import FrameBatch, FrameInfo, Packet, Uint8Array
 from stream.gate import Gate, Presence
 from stream.intake import Intake, IntakeTally, Outcomes
+from stream.processes import ProcessTree, measure
 from stream.sample import FrameSampler
 from stream.scale import Scaler
 from stream.sources.file import FileSource
@@ -255,7 +256,7 @@ def run(load: Workload, threads: int, mode: str = "full", gated: bool = False) -
         time.sleep(max(0.0, started_s - time.monotonic()) + load.warmup_s)
         began_s = time.monotonic()
         before = sum((camera.spared for camera in cameras), Counter[str]())
-        measured = measure(tree, load.seconds, peak)
+        measured = measure(tree, load.seconds, peak.update)
         until_s = began_s + measured.wall_s
         spared = sum((camera.spared for camera in cameras), Counter[str]()) - before
     finally:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import subprocess
 import sys
 import tempfile
@@ -31,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
-from perf.processes import MemoryPeak, ProcessTree, Terminated, adopt_orphans, measure
-from perf.service import Scrape, Service, ServiceFailed, service_config
-from perf.workload import PERCENTILES, ROOT, SLO, Result, Workload, options, percentiles_ms, workload
+from perf.processes import MemoryPeak, Terminated
+from perf.service import Service, ServiceFailed, service_config
+from perf.workload import ROOT, SLO, Result, Workload, options, percentiles_ms, workload
+from stream.processes import ProcessTree, adopt_orphans, measure
+from stream.scrape import attainment, histogram, interpolated_ms
 from stream.testing.embedded_broker import free_port
 
-HISTOGRAM = "framewatch_end_to_end_seconds"
 SIMULATOR_S = 30.0
 
 
@@ -101,7 +101,12 @@ def measured(load: Workload, service: Service, tree: ProcessTree, topics: LoadTo
     peak = MemoryPeak(tree)
     time.sleep(load.warmup_s)
     before, began = service.scrape(), time.time()
-    used = measure(tree, load.seconds, peak, service.check)
+
+    def watch() -> None:
+        service.check()
+        peak.update()
+
+    used = measure(tree, load.seconds, watch)
     ended, after = time.time(), service.scrape()
 
     def grown(name: str, **labels: str) -> float:
@@ -127,40 +132,11 @@ def measured(load: Workload, service: Service, tree: ProcessTree, topics: LoadTo
         drops={reason: round(n) for reason, n in sorted(drops.items()) if n > 0 and reason != "sampled"},
         latency_ms=latency_ms,
         latency_of=latency_of,
-        slo_attainment=attainment(buckets),
+        slo_attainment=attainment(buckets, SLO.latency_ms / 1000),
         peak_memory_mib=peak.mib,
         cpu_s_by_process=used.by_name,
         mean_batch=grown("batch_size_sum") / max(1.0, grown("batch_size_count")),
     )
-
-
-def histogram(before: Scrape, after: Scrape) -> list[tuple[float, float]]:
-    """Frames between two scrapes by end-to-end latency: upper bound in seconds, and frames up to it, rising."""
-    counts = after.by(f"{HISTOGRAM}_bucket", "le")
-    counts.subtract(before.by(f"{HISTOGRAM}_bucket", "le"))
-    return sorted((float(bound), count) for bound, count in counts.items())
-
-
-def attainment(buckets: list[tuple[float, float]]) -> float | None:
-    """Share of the frames within the latency objective."""
-    within = next((count for bound, count in buckets if math.isclose(bound, SLO.latency_ms / 1000)), None)
-    return None if within is None or not buckets[-1][1] else within / buckets[-1][1]
-
-
-def interpolated_ms(buckets: list[tuple[float, float]]) -> dict[str, float | None]:
-    """Percentiles of a histogram, linear within a bucket."""
-    found: dict[str, float | None] = {f"p{p}": None for p in PERCENTILES}
-    if not buckets or not buckets[-1][1]:
-        return found
-    for p in PERCENTILES:
-        wanted, low, below = buckets[-1][1] * p / 100, 0.0, 0.0
-        for bound, count in buckets:
-            if count >= wanted:
-                inside = (wanted - below) / (count - below) if count > below else 1.0
-                found[f"p{p}"] = 1000 * (low if math.isinf(bound) else low + (bound - low) * inside)
-                break
-            low, below = bound, count
-    return found
 
 
 @contextmanager

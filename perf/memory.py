@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
-from perf.processes import ProcessTree, Terminated, adopt_orphans, ticks
+from perf.processes import Terminated
 from perf.service import Service, ServiceFailed, service_config
 from perf.workload import Workload, options, workload
+from stream.processes import ProcessTree, adopt_orphans, ticks
 
 INTERVAL_S = 5.0
 MIN_SAMPLES = 12  # a process that lived shorter than a minute is not judged

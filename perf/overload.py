@@ -30,10 +30,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perf.compare import run as run_script
-from perf.load_test import attainment, histogram, interpolated_ms
-from perf.processes import ProcessTree, Terminated, adopt_orphans
-from perf.service import Scrape, Service, ServiceFailed, service_config
+from perf.processes import Terminated
+from perf.service import Service, ServiceFailed, service_config
 from perf.workload import SLO, Workload, options, workload
+from stream.processes import ProcessTree, adopt_orphans
+from stream.scrape import Scrape, attainment, histogram, interpolated_ms
 
 PROBE_S = 8.0  # of the bare loop with one camera
 JAIN, GROWTH, RECOVERY_S = 0.95, 1.10, 10.0
@@ -162,7 +163,7 @@ def recovery_s(load: Workload, service: Service, leavers: set[str], staying: Seq
         present = service.scrape()
         gained = sum((analysed(present) - analysed(previous))[i] for i in staying)
         expected = len(staying) * min(load.fps, load.source_fps) * (present.at_s - previous.at_s)
-        in_time = (attainment(histogram(previous, present)) or 0.0) >= SLO.objective
+        in_time = (attainment(histogram(previous, present), SLO.latency_ms / 1000) or 0.0) >= SLO.objective
         good = good + 1 if gained >= ENOUGH * expected and in_time else 0
         if good == SETTLED:
             return round(present.at_s - left_s - SETTLED, 1)

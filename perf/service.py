@@ -10,16 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-
-from perf.processes import ProcessTree, ticks
 from perf.workload import ROOT, Workload
+from stream.processes import ProcessTree, ticks
+from stream.scrape import Scrape
 from stream.testing.embedded_broker import free_port
 
 READY_S = 180.0  # two busy cores start Ray, a proxy and three actors in 15 to 40 s
@@ -30,27 +27,6 @@ LOG_LINES = 30
 
 class ServiceFailed(Exception):
     """The service did not come up, or ended before it was told to; the message holds the end of its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scrape:
-    """All samples of one ``GET /metrics``, taken at the monotonic time ``at_s``."""
-
-    at_s: float
-    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
-
-    def by(self, name: str, label: str, **labels: str) -> Counter[str]:
-        """Sum of the samples called ``name`` with these labels, by the value of another label."""
-        found: Counter[str] = Counter()
-        for (sample, pairs), value in self.samples.items():
-            own = dict(pairs)
-            if sample == name and labels.items() <= own.items():
-                found[own.get(label, "")] += value  # type: ignore[assignment] # a Counter may count in floats
-        return found
-
-    def total(self, name: str, **labels: str) -> float:
-        """Sum of the samples called ``name`` with these labels."""
-        return sum(self.by(name, "", **labels).values())
 
 
 def service_config(load: Workload, uris: Sequence[str], sinks: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
@@ -133,8 +109,7 @@ class Service:
     def scrape(self) -> Scrape:
         """The present metrics."""
         text, at_s = self._get("/metrics").decode(), time.monotonic()
-        families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call] # its module has no annotations
-        return Scrape(at_s, {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples})
+        return Scrape.of(text, at_s)
 
     def sources(self) -> list[dict[str, Any]]:
         """``/v1/sources``."""

@@ -13,13 +13,13 @@ import av
 import numpy as np
 
 from stream.config import DetectorConfig, SloConfig
+from stream.scrape import PERCENTILES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FRAMEWATCH_SHARED", ROOT.parent / "shared"))  # media and tools beside the repository
 DEFAULT_MODEL = SHARED / "data" / "models" / "FastestDet.onnx"
 SUSTAINED = 0.99  # of the expected frames must have been analysed
 SLO = SloConfig()
-PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from stream.checkpoint import Checkpoint
 from stream.clock import Clock
 from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
+from stream.cpu import CpuReport, SampledCpu
 from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.errors import SinkError
@@ -162,7 +163,7 @@ class Aggregator:
     Attributes:
         incarnation: see ``deliver``.
         sink_fault: why an event was lost within the last second; empty when none was.
-        cpu_s: spent on batches so far.
+        cpu_s: spent on batches so far; ``emitting`` is the part of it (and of others) that went to the sink.
 
     Args:
         config: the whole config; its sources are analysed from the start.
@@ -192,7 +193,7 @@ class Aggregator:
         self._config, self._classes, self._sink = config, classes, sink
         self._clock, self._metrics, self._checkpoint = clock, metrics, checkpoint
         self._on_tracks = on_tracks
-        self.cpu_s = 0.0
+        self.cpu_s, self.emitting, self._cpu = 0.0, SampledCpu(), CpuReport(metrics)
         self.sink_fault = ""
         self._sink_failed = self._save_failed = False
         self._lock = threading.RLock()
@@ -285,6 +286,7 @@ class Aggregator:
         for info, detections in zip(batch.frames, batch.detections, strict=True):
             self._process_frame(batch, info, detections, shift_s)
         self.cpu_s += time.thread_time() - cpu_s
+        self._cpu.tell(track=self.cpu_s - self.emitting.cpu_s, emit=self.emitting.cpu_s)
 
     def _process_frame(self, batch: DetectedBatch, info: FrameInfo, detections: Detections, shift_s: float) -> None:
         analyser = self._sources.get(info.source_id)
@@ -358,10 +360,10 @@ class Aggregator:
         while self._acknowledged:
             source_id, latency_s, judged = self._acknowledged.popleft()
             analyser = self._sources.get(source_id)
-            if analyser is None:
-                continue  # removed meanwhile: its series are not to begin again
+            if analyser is None or not judged:
+                continue  # removed meanwhile: its series are not to begin again; or held by its gate: late on purpose
             self._metrics.end_to_end(source_id, latency_s)
-            if judged and (analyser.config.live or analyser.config.scheme == "kafka"):
+            if analyser.config.live or analyser.config.scheme == "kafka":
                 self._slo.record(source_id, latency_s)
         at_s = self._clock.time()
         for change in self._slo.evaluate():
@@ -382,7 +384,8 @@ class Aggregator:
                 self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s, judged))
 
         try:
-            self._sink.write(event, acknowledged, droppable=droppable)
+            with self.emitting:
+                self._sink.write(event, acknowledged, droppable=droppable)
         except SinkError as error:
             if not self.sink_fault:
                 logger.error("an event is lost: %s", error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
 from stream.commands.models import models
 from stream.commands.quantize import quantize
@@ -206,16 +206,11 @@ def up(config_path: Path, seconds: float | None, address: str | None, dashboard:
     from actors.up import up as run_service
     from stream.config_file import load_config
     from stream.models.cache import fetch_models
-    from stream.sinks import open_sinks
+    from stream.sinks import check_sinks
 
     config = load_config(config_path)
     fetch_models(config)
-    with tempfile.TemporaryDirectory() as spool_dir:
-        sinks = open_sinks(config.sinks, Path(spool_dir))
-        try:
-            sinks.check()
-        finally:
-            sinks.close()
+    check_sinks(config.sinks)
 
     def ready(url: str) -> None:
         click.echo(f"framewatch is up: {url} (status {url}/v1/sources, metrics {url}/metrics, readiness {url}/readyz)", err=True)
@@ -281,7 +276,7 @@ def tail(
         click.echo(record.json() if as_json else render(record))
 
 
-for command in (models, simulate, synthesize, train, evaluate, quantize, tune):
+for command in (capacity, models, simulate, synthesize, train, evaluate, quantize, tune):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
     FramewatchError
     ├── ConfigError             a config file is wrong; lists every fault with its key
+    ├── DetectionsLost          a setting finds fewer objects than full decoding does
     ├── DatasetError            labels, pictures or truth are missing, unreadable or contradict each other
     ├── ModelError              a model file or its YAML is missing, unreadable or contradicts itself
     ├── SourceError             something about one source; carries source_id
@@ -55,6 +56,10 @@ class ConfigError(FramewatchError):
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, list[Fault]]]:
         return ConfigError, (self.path, self.faults)
+
+
+class DetectionsLost(FramewatchError):
+    """A setting saves work at the price of detections; the message names it and the figure."""
 
 
 class DatasetError(FramewatchError):

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from stream.config import SloConfig
 from stream.events import TOPICS, Event
 from stream.slo import SERVICE, SloTracker
 
@@ -25,9 +26,13 @@ class Metrics:
 
     Attributes:
         registry: holds the families, for other ways to publish them.
+
+    Args:
+        latency_s: the SLO's; the histogram of latencies has a bound there, so that what is within it can be told exactly.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latency_s: float = SloConfig().latency_ms / 1000) -> None:
+        latency_buckets_s = tuple(sorted({*LATENCY_BUCKETS_S, latency_s}))
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._sink_dropped: dict[str, int] = {}
@@ -45,7 +50,7 @@ class Metrics:
         counter("frames", "Frames by what became of them; dropped ones by reason.", "source", "outcome", "reason")
         counter("frames_removed", "Frames dropped behind the detector because their source had been removed.")
         histogram("stage_seconds", "Time of an analysed frame in one stage.", STAGE_BUCKETS_S, "detector", "stage")
-        histogram("end_to_end_seconds", "From capture to acknowledgement of the tracks event.", LATENCY_BUCKETS_S, "source")
+        histogram("end_to_end_seconds", "From capture to acknowledgement of the tracks event.", latency_buckets_s, "source")
         histogram("batch_size", "Frames per batch.", BATCH_BUCKETS, "detector")
         counter("batches_sent", "Batches sent to a detector replica, by where their images travelled.", "detector", "way")
         gauge("queue_depth", "Entries waiting in a queue.", "queue")
@@ -56,6 +61,7 @@ class Metrics:
         gauge("source_decode", "1 at the mode in which the source is decoded at present.", "source", "mode")
         gauge("source_asleep", "1 while the source's gate is closed: its scene is still.", "source")
         counter("reconnects", "Attempts to reach a lost source again.", "source")
+        counter("cpu_seconds", "CPU seconds by stage.", "stage")
         counter("events", "Events handed to the sinks.", "topic")
         counter("events_dropped", "Events given up by the sinks.", "topic")
         gauge("sink_pending", "Events that have not reached their destination, spooled ones included.")
@@ -87,6 +93,11 @@ class Metrics:
     def batch_sent(self, detector: str, way: Literal["ring", "object_store"]) -> None:
         """A batch went to a replica, a repeated one too: through shared memory or through Ray's object store."""
         self._counter("batches_sent", detector, way).inc()
+
+    def cpu(self, used_s: Mapping[str, float]) -> None:
+        """CPU seconds of threads of this process, by stage: ``decode``, ``scale``, ``track`` (with count and alert), ``emit``."""
+        for stage, seconds in used_s.items():
+            self._counter("cpu_seconds", stage).inc(max(seconds, 0.0))
 
     def queue_depth(self, queue: str, entries: int) -> None:
         """How much waits in a queue now."""

@@ -63,7 +63,7 @@ class Pipeline:
     ):
         clock = clock or SystemClock()
         self._config, self._sink = config, sink
-        self.metrics = Metrics()
+        self.metrics = Metrics(config.slo.latency_ms / 1000)
         used = {config.detector_of(source) for source in config.sources}
         detectors: dict[str, Detector] = {
             name: load_detector(name, config.detectors[name], config.tracker.low_confidence) for name in used
@@ -124,11 +124,12 @@ class Pipeline:
 
     def cpu_s(self, total_s: float) -> dict[str, float]:
         """CPU seconds by stage, out of ``total_s`` of the whole process; the detector's own threads are in ``rest``."""
-        statuses = self._ingest.status()
+        statuses, emitted_s = self._ingest.status(), self._aggregator.emitting.cpu_s
         stages = {
             "decode": sum(status.decode_cpu_s for status in statuses),
             "scale": sum(status.scale_cpu_s for status in statuses),
-            "track, count, alert": self._aggregator.cpu_s,
+            "track, count, alert": max(0.0, self._aggregator.cpu_s - emitted_s),
+            "emit": emitted_s,
         }
         return stages | {"detect and the rest": max(0.0, total_s - sum(stages.values()))}
 

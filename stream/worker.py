@@ -12,6 +12,7 @@ from typing import Literal
 from stream.batch import Batcher
 from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
+from stream.cpu import CpuReport
 from stream.decode import DecodedFrame
 from stream.deliver import Delivery, SourceFinished, SourceState
 from stream.detections import Detections
@@ -114,6 +115,7 @@ class SourceWorker:
         self._announced: bool | None = None
         self._sent = 0  # frames given to the batcher that have not left it or the detector yet
         self._sent_lock = threading.Lock()
+        self._cpu = CpuReport(metrics)
         self._last_sent = -1
         self._safe = -1
         self._thread = threading.Thread(target=self._run, name=f"source-{config.id}", daemon=True)
@@ -241,6 +243,7 @@ class SourceWorker:
         if gate is not None and (asleep != self._status.asleep or not self._status.decode_reason):
             logger.debug("source %s: gate %s: %s", self.config.id, "closed" if asleep else "open", gate.reason)
             self._metrics.source_asleep(self.config.id, asleep)
+        self._cpu.tell(decode=tally.decode_cpu_s, scale=tally.scale_cpu_s)
         self._status = replace(
             self._status,
             frames=tally.frames,

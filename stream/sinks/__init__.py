@@ -1,5 +1,6 @@
 """Where events go: Kafka and JSON lines."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from stream.sinks.fanout import FanOut
 from stream.sinks.jsonl import JsonlSink
 from stream.sinks.kafka import KafkaSink
 
-__all__ = ["FanOut", "open_sinks"]
+__all__ = ["FanOut", "check_sinks", "open_sinks"]
 
 
 def open_sinks(configs: Sequence[SinkConfig], spool_dir: Path | None) -> FanOut:
@@ -36,3 +37,17 @@ def open_sinks(configs: Sequence[SinkConfig], spool_dir: Path | None) -> FanOut:
             sink.close(0)
         raise
     return FanOut(sinks)
+
+
+def check_sinks(configs: Sequence[SinkConfig]) -> None:
+    """Open every sink, connect to its broker, and close it again.
+
+    Raises:
+        SinkError: a file cannot be written, or a broker cannot be reached.
+    """
+    with tempfile.TemporaryDirectory() as spool_dir:
+        sinks = open_sinks(configs, Path(spool_dir))
+        try:
+            sinks.check()
+        finally:
+            sinks.close()

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from perf.compare import judge, workload_name
-from perf.load_test import attainment, histogram, interpolated_ms
 from perf.memory import Curve
 from perf.overload import Overload, jain
-from perf.processes import MemoryPeak, ProcessTree, measure
-from perf.service import Scrape
 from perf.workload import percentiles_ms
+from stream.processes import ProcessTree, idle_s, measure
+from stream.scrape import Scrape, attainment, histogram, interpolated_ms
 
 ROOT = Path(__file__).resolve().parents[2]
 BURN = "import time\nt = time.process_time()\nwhile time.process_time() - t < {seconds}: pass\n"
@@ -73,7 +72,7 @@ def test_cpu_of_children_is_counted_while_they_run_and_after_they_ended() -> Non
     short, long = child(BURN.format(seconds=0.4)), child(BURN.format(seconds=60))
     try:
         tree = ProcessTree(ignored=frozenset(ProcessTree().processes()) - {short.pid, long.pid})
-        used = measure(tree, 2.5, MemoryPeak(tree), lambda: reap(short))
+        used = measure(tree, 2.5, lambda: reap(short))
         assert short.returncode == 0
         running = used.by_name[Path(sys.executable).name]
         assert running > 0.2
@@ -119,6 +118,12 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
+def test_idle_time_is_no_more_than_there_is() -> None:
+    began_s, before = time.monotonic(), idle_s()
+    time.sleep(0.3)
+    assert 0 <= idle_s() - before <= (os.cpu_count() or 1) * (time.monotonic() - began_s) + 0.1
+
+
 def test_memory_of_this_process() -> None:
     memory = ProcessTree(own=True).memory()[os.getpid()]
     assert 10 < memory.pss <= memory.rss
@@ -132,7 +137,8 @@ def scrape(samples: dict[str, float]) -> Scrape:
 def test_percentiles_and_attainment_between_two_scrapes() -> None:
     buckets = histogram(scrape({"0.1": 50, "0.5": 50, "+Inf": 50}), scrape({"0.1": 140, "0.5": 149, "+Inf": 150}))
     assert [count for _, count in buckets] == [90, 99, 100]
-    assert attainment(buckets) == pytest.approx(0.99)
+    assert attainment(buckets, 0.5) == pytest.approx(0.99)
+    assert attainment(buckets, 0.4) is None
     latency_ms = interpolated_ms(buckets)
     assert latency_ms["p50"] == pytest.approx(100 * 50 / 90)
     assert latency_ms["p95"] == pytest.approx(100 + 400 * 5 / 9)
@@ -141,7 +147,7 @@ def test_percentiles_and_attainment_between_two_scrapes() -> None:
 
 def test_without_frames_there_are_no_percentiles() -> None:
     buckets = histogram(scrape({"0.5": 3, "+Inf": 3}), scrape({"0.5": 3, "+Inf": 3}))
-    assert attainment(buckets) is None
+    assert attainment(buckets, 0.5) is None
     assert interpolated_ms(buckets) == percentiles_ms([]) == {"p50": None, "p95": None, "p99": None}
 
 

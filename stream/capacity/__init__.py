@@ -1,0 +1,1 @@
+"""How many sources a machine sustains: what ``framewatch capacity`` decides, without Ray."""
