@@ -37,7 +37,7 @@ def main() -> None:
     head_args = {"num_cpus": 3, "include_dashboard": False}
     nodes = Nodes(initialize_head=True, head_node_args=head_args)
     try:
-        other = nodes.add_node(num_cpus=1)
+        other = nodes.add_node(num_cpus=3)  # room for an ingest actor, wherever Serve has put the replica
         ray.init(nodes.address, namespace=names.NAMESPACE, log_to_driver=False, logging_level="error")
         model = {"model": str(shared / "data/models/FastestDet.onnx"), "classes": ["person"], "threads": 1}
         port = free_port()
