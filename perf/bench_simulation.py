@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
     cv2.setNumThreads(threads)
 
 
-@pytest.mark.parametrize("people", [5, 40])
+@pytest.mark.parametrize("people", [10, 40])
 @pytest.mark.parametrize("name", SCENES)
 def test_render(benchmark: BenchmarkFixture, name: str, people: int) -> None:
     """A frame of 1280x720."""
