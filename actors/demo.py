@@ -36,8 +36,8 @@ LONGEST_FILM_S = 120.0  # a longer demo plays it again
 START_S = 20.0  # of film that play while the service starts
 MODEL = "simulated-person"
 CAMERAS = {"plaza": (101, 16), "corridor": (102, 8), "street": (102, 14), "station": (102, 14)}
-"""Scene: seed and people. The seeds, and the whole station, are unknown to the model; the views are ones in which people
-seldom hide each other, as a camera that counts is hung."""
+"""Scene: seed and people. The seeds, and the whole station, are unknown to the model, but they were picked: of seeds 101 to 103 of
+each scene those in which it counts well (6 to 11 % error; of all twelve 11 %), as a camera that counts is hung."""
 CROWD = "station", "concourse"  # camera and zone of the alert
 SETTINGS: dict[str, Any] = {
     "detectors": {"people": {"model": MODEL, "confidence": 0.55, "nms_iou": 0.5}},
