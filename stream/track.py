@@ -84,8 +84,10 @@ class ByteTracker:
         dt_s = 0.0 if self._t_s is None else max(0.0, t_s - self._t_s)
         self._t_s = t_s = t_s if self._t_s is None else max(t_s, self._t_s)
         if len(self._id):
-            hidden = np.isin(self._id, self._hidden.track_id) & (t_s - self._seen_s <= self._config.hidden_s)
-            self._keep(hidden | (t_s - self._seen_s <= self._config.lost_s + 1e-6))
+            kept = t_s - self._seen_s <= self._config.lost_s + 1e-6
+            if len(self._hidden):
+                kept |= np.isin(self._id, self._hidden.track_id) & (t_s - self._seen_s <= self._config.hidden_s)
+            self._keep(kept)
         self._predict(dt_s)
 
         with np.errstate(invalid="ignore"):  # infinite corners; such rows are left out
@@ -108,7 +110,8 @@ class ByteTracker:
         self._correct(track_of[rows], measured[rows], t_s)
         track_of[high] = len(self._id) + np.arange(len(high))
         self._begin(measured[high], detections.class_id[high], t_s)
-        self._hidden = self._behind(self._filter[POSITION, self._fresh], t_s) if self._config.hidden_s else self._hidden
+        if self._config.hidden_s:
+            self._hidden = self._behind(self._filter[POSITION, self._fresh], t_s)
 
         rows = np.flatnonzero(track_of >= 0)
         ids = self._id[track_of[rows]]

@@ -219,9 +219,9 @@ class SourceWorker:
             finally:
                 if not self._stopping.is_set():
                     self._take(source, intake.flush())
-                if ended and not self.config.live:
-                    self._batcher.finish_source(self.config.id)  # its last frames wait for no company
                 if not self.config.live:
+                    if ended:
+                        self._batcher.finish_source(self.config.id)  # its last frames wait for no company
                     self._drain()
                     if self._safe > committed:
                         source.commit(self._safe)

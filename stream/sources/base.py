@@ -1,14 +1,18 @@
-"""The Source protocol: where packets come from."""
+"""The Source protocol: where packets come from; and what several sources do alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import av
 
+from stream.clock import Clock
 from stream.events import DeadLetter
 from stream.frame import Packet
+
+WAIT_SLICE_S = 0.2  # between two looks at the close flag
+SIGN_OF_LIFE_S = 0.5
 
 
 class Source(Protocol):
@@ -61,3 +65,30 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Make a blocked ``packets`` end soon; may be called from any thread, and more than once."""
+
+
+class Sequential:
+    """Of a source that numbers its frames as they come and keeps no position: files, cameras, simulations."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+
+    def number(self, position: int) -> int:
+        self._frames += 1
+        return self._frames - 1
+
+    def reject(self, packet: Packet, reason: str) -> None:
+        """The decoder has counted it; there is nowhere to report it."""
+
+    def commit(self, frame_index: int) -> None:
+        """There is no position to keep."""
+
+
+def wait_until(due_s: float, clock: Clock, closed: Callable[[], bool]) -> Iterator[None]:
+    """Wait until a monotonic time or until ``closed``; None now and then is a sign of life, see ``Source.packets``."""
+    told_s = clock.monotonic()
+    while not closed() and (left_s := due_s - clock.monotonic()) > 0:
+        clock.sleep(min(left_s, WAIT_SLICE_S))
+        if clock.monotonic() - told_s > SIGN_OF_LIFE_S:
+            told_s = clock.monotonic()
+            yield None

@@ -16,6 +16,7 @@ from stream.errors import SourceTruncated, SourceUnreadable
 from stream.events import DeadLetter
 from stream.frame import Packet
 from stream.redact import redact
+from stream.sources.base import Sequential, wait_until
 from stream.sources.timeline import USUAL_INTERVAL_S, Timeline
 
 DEMUXERS = (
@@ -24,11 +25,10 @@ DEMUXERS = (
 )  # formats that hold their own media: a playlist or script could make FFmpeg open any other file or address
 INDEX_TAIL = 64  # packets of several tracks interleave: the last of the file is among the last few of the index
 OLDEST_CREATION = datetime(1990, 1, 1, tzinfo=UTC)  # cameras without a clock write 1904 or 1970
-WAIT_SLICE_S = 0.2  # between two looks at the close flag
 MAX_REORDER_S = 1.0  # B-frames need less; a broken file must not delay its packets for longer
 
 
-class FileSource:
+class FileSource(Sequential):
     """One video file, in decode order; the first frame has ``pts_s`` 0, and times that start again go on.
 
     Plain: as fast as packets are taken. ``captured_at`` is the time of recording (the container's ``creation_time``,
@@ -42,6 +42,7 @@ class FileSource:
     """
 
     def __init__(self, config: SourceConfig, clock: Clock):
+        super().__init__()
         self.source_id = config.id
         self.session = secrets.token_hex(8) if config.realtime or config.loop else ""
         self._config, self._clock = config, clock
@@ -49,7 +50,6 @@ class FileSource:
         self._container: av.container.InputContainer | None = None
         self._timeline = Timeline()
         self._closed = False
-        self._frames = 0
         self._seen_s = 0.0  # media time of the end of the last packet
         self._pass_began_s = 0.0
         self._packets = 0  # of this pass
@@ -184,12 +184,7 @@ class FileSource:
         """Wait until a camera would have sent the packet: it cannot send a picture before it has taken it."""
         self._reorder_s = min(MAX_REORDER_S, max(self._reorder_s, pts_s - dts_s))
         due_s = self._started_s + dts_s + self._reorder_s
-        told_s = self._clock.monotonic()
-        while not self._closed and (left_s := due_s - self._clock.monotonic()) > 0:
-            self._clock.sleep(min(left_s, WAIT_SLICE_S))
-            if self._clock.monotonic() - told_s > 0.5:
-                told_s = self._clock.monotonic()
-                yield None
+        yield from wait_until(due_s, self._clock, lambda: self._closed)
 
     def _packet(self, data: av.Packet[av.VideoStream], pts_s: float) -> Packet:
         now_s = self._clock.monotonic()
@@ -214,16 +209,6 @@ class FileSource:
         if announced_s - read_s > max(1.0, 0.05 * announced_s):
             return f"truncated: {announced_s:.1f} s are announced, {read_s:.1f} s were read"
         return ""
-
-    def number(self, position: int) -> int:
-        self._frames += 1
-        return self._frames - 1
-
-    def reject(self, packet: Packet, reason: str) -> None:
-        """The decoder has counted it; a file has nowhere to report it."""
-
-    def commit(self, frame_index: int) -> None:
-        """A file keeps no position."""
 
     def close(self) -> None:
         self._closed = True

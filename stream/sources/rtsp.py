@@ -17,6 +17,7 @@ from stream.errors import SourceUnavailable, SourceUnreadable
 from stream.events import DeadLetter
 from stream.frame import Packet
 from stream.redact import redact
+from stream.sources.base import Sequential
 from stream.sources.timeline import Timeline
 
 HEARTBEAT_S = 0.5
@@ -27,7 +28,7 @@ PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto"  # a redirect must not lead
 logger = logging.getLogger(__name__)
 
 
-class RtspSource:
+class RtspSource(Sequential):
     """One opening of an RTSP or RTSPS camera; whoever uses it opens a new one after ``SourceUnavailable``.
 
     A thread reads the socket, so that ``packets`` gives None in time, notices a stall after ``read_timeout_s`` sharp,
@@ -40,6 +41,7 @@ class RtspSource:
     """
 
     def __init__(self, config: SourceConfig, clock: Clock):
+        super().__init__()
         self.source_id = config.id
         self.session = secrets.token_hex(8)
         self._config, self._clock = config, clock
@@ -47,7 +49,6 @@ class RtspSource:
         self._timeline = Timeline()
         self._queue: queue.Queue[Packet | str] = queue.Queue(QUEUED_PACKETS)
         self._closed = threading.Event()
-        self._frames = 0
 
     def __enter__(self) -> RtspSource:
         settings = self._config.rtsp
@@ -97,16 +98,6 @@ class RtspSource:
                 raise SourceUnavailable(self.source_id, item)
             yield item
             heard_s = self._clock.monotonic()
-
-    def number(self, position: int) -> int:
-        self._frames += 1
-        return self._frames - 1
-
-    def reject(self, packet: Packet, reason: str) -> None:
-        """The decoder has counted it; a camera cannot be told."""
-
-    def commit(self, frame_index: int) -> None:
-        """A camera keeps no position."""
 
     def close(self) -> None:
         self._closed.set()

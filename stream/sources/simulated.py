@@ -18,12 +18,10 @@ from stream.simulation.render import Renderer
 from stream.simulation.scene import build_scene
 from stream.simulation.truth import frame_count
 from stream.simulation.video import STARTED_AT
-
-WAIT_SLICE_S = 0.2  # between two looks at the close flag
-SIGN_OF_LIFE_S = 0.5
+from stream.sources.base import Sequential, wait_until
 
 
-class SimulatedSource:
+class SimulatedSource(Sequential):
     """A simulated camera, drawn and encoded on the caller's thread, one frame for each packet that is taken.
 
     Plain: as fast as packets are taken; ``captured_at`` is ``STARTED_AT`` plus ``pts_s``, every run gives the same packets,
@@ -35,12 +33,12 @@ class SimulatedSource:
     """
 
     def __init__(self, config: SourceConfig, clock: Clock):
+        super().__init__()
         self.source_id = config.id
         self.session = secrets.token_hex(8) if config.realtime else ""
         self._camera, self._realtime, self._clock = config.simulated, config.realtime, clock
         self._decoder = av.VideoCodecContext.create("h264", "r")
         self._closed = False
-        self._frames = 0
 
     def __enter__(self) -> SimulatedSource:
         camera = self._camera
@@ -68,19 +66,11 @@ class SimulatedSource:
             packets = self._encoder.encode(to_frame(picture, index, camera.fps))  # one, because nothing is held back
             pts_s = index / camera.fps
             if self._realtime:
-                yield from self._wait(started_s + pts_s)
+                yield from wait_until(started_s + pts_s, self._clock, lambda: self._closed)
             for data in packets:
                 if not self._closed:
                     yield self._packet(data, pts_s, started_s)
             index += 1
-
-    def _wait(self, due_s: float) -> Iterator[None]:
-        told_s = self._clock.monotonic()
-        while not self._closed and (left_s := due_s - self._clock.monotonic()) > 0:
-            self._clock.sleep(min(left_s, WAIT_SLICE_S))
-            if self._clock.monotonic() - told_s > SIGN_OF_LIFE_S:
-                told_s = self._clock.monotonic()
-                yield None
 
     def _packet(self, data: av.Packet[av.VideoStream], pts_s: float, started_s: float) -> Packet:
         now_s = self._clock.monotonic()
@@ -88,16 +78,6 @@ class SimulatedSource:
             return Packet(data, STARTED_AT + pts_s, now_s)
         age_s = max(0.0, now_s - (started_s + pts_s))
         return Packet(data, self._clock.time() - age_s, now_s, age_s=age_s)
-
-    def number(self, position: int) -> int:
-        self._frames += 1
-        return self._frames - 1
-
-    def reject(self, packet: Packet, reason: str) -> None:
-        """The decoder has counted it; there is nowhere to report it."""
-
-    def commit(self, frame_index: int) -> None:
-        """A simulation keeps no position."""
 
     def close(self) -> None:
         self._closed = True
