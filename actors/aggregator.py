@@ -14,7 +14,8 @@ from ray.exceptions import RayError
 from actors import names
 from actors.lease import Lease
 from actors.metrics import RayMetrics
-from stream.aggregate import Aggregator, SourceTally
+from stream.aggregate import Aggregator
+from stream.analyser import SourceTally
 from stream.checkpoint import Checkpoint
 from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig

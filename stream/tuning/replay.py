@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stream.aggregate import SourceAnalyser
+from stream.analyser import SourceAnalyser
 from stream.config import PipelineConfig
 from stream.datasets.mot import MotTable
 from stream.errors import ConfigError, DatasetError, Fault

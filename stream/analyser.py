@@ -1,0 +1,120 @@
+"""SourceAnalyser: the tracker and the counter of one source, and how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
+from stream.count import ZoneCounter
+from stream.detections import Detections
+from stream.events import TrackedObject
+from stream.frame import FrameInfo
+from stream.observation import Observation
+from stream.redact import redact
+from stream.track import ByteTracker
+
+GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
+
+
+@dataclass(slots=True)
+class SourceTally:
+    """What was found so far in one source; for summaries."""
+
+    frames: int = 0
+    objects: int = 0
+    alerts: int = 0
+
+
+@dataclass(slots=True)
+class SourceAnalyser:
+    """Tracker and counter of one source, and how far it has come."""
+
+    config: SourceConfig
+    classes: tuple[str, ...]
+    confidence: float
+    tracker: ByteTracker
+    counter: ZoneCounter
+    fingerprint: str
+    online: bool | None = None
+    session: str | None = None
+    frame_index: int = -1
+    t_s: float = 0.0
+    seen_s: float = 0.0
+    tally: SourceTally = field(default_factory=SourceTally)
+
+    @classmethod
+    def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
+        """A fresh analyser with the settings of ``source``."""
+        detector = config.detectors[config.detector_of(source)]
+        rules = (source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
+        settings = (redact(source.uri), *rules)  # a new password is no other camera
+        return cls(
+            config=source,
+            classes=classes,
+            confidence=detector.confidence,
+            tracker=ByteTracker(config.tracker, detector.confidence),
+            counter=ZoneCounter(source.id, source.zones, source.lines, config.counting, classes),
+            fingerprint=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
+        )
+
+    @property
+    def patience_s(self) -> float:
+        """How late frames may come before time is moved on without them."""
+        return GATED_S if self.config.gated and self.online is not False else 0.0
+
+    def accepts(self, info: FrameInfo) -> bool:
+        """False for a frame that was analysed before (a replay after a crash)."""
+        return info.session != self.session or info.frame_index > self.frame_index
+
+    def update(self, info: FrameInfo, detections: Detections, now_s: float) -> tuple[Detections, Observation]:
+        """Analyse one frame: what is reported of it, and what it says about the zones."""
+        self.session, self.frame_index, self.seen_s = info.session, info.frame_index, now_s
+        self.t_s = max(self.t_s, info.captured_at)
+        tracked = self.tracker.update(detections, self.t_s)
+        return tracked, self.counter.update(self.t_s, info.width, info.height, tracked, self.tracker.hidden)
+
+    def objects(self, tracked: Detections, observation: Observation) -> list[TrackedObject]:
+        """What the tracks event shows: objects at or above the detector's confidence."""
+        rows = zip(
+            tracked.track_id.tolist(),
+            tracked.class_id.tolist(),
+            tracked.confidence.tolist(),
+            tracked.xyxy.tolist(),
+            observation.zones_of,
+            strict=True,
+        )
+        return [
+            TrackedObject.model_construct(
+                track_id=track_id,
+                class_=self.classes[class_id],
+                confidence=round(confidence, 4),
+                xyxy=tuple(round(v, 2) for v in xyxy),
+                zones=list(zones),
+            )
+            for track_id, class_id, confidence, xyxy, zones in rows
+            if confidence >= self.confidence
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "fingerprint": self.fingerprint,
+            "online": self.online,
+            "session": self.session,
+            "frame_index": self.frame_index,
+            "t_s": self.t_s,
+            "tracker": self.tracker.state(),
+            "counter": self.counter.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint, unless the source's settings have changed since."""
+        if state["fingerprint"] != self.fingerprint:
+            return
+        self.online, self.session = state["online"], state["session"]
+        self.frame_index, self.t_s = state["frame_index"], state["t_s"]
+        self.tracker.restore(state["tracker"])
+        self.counter.restore(state["counter"])
