@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 60
 ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
+TEST_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .PHONY: help install demo test test-quick lint format bench model kube constraints clean distclean
@@ -37,11 +38,14 @@ install: $(VENV)/.dev ## make the virtual environment with everything in it
 demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
 	$(BIN)/framewatch demo --for $(DEMO_SECONDS)
 
+# What needs Ray, a browser or a quiet machine comes after the rest, by itself. pytest's 5 means that ARGS leave nothing there.
 test: $(VENV)/.dev ## run all tests; ARGS go to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser' $(ARGS) \
+	  || [[ $$? -eq 5 && -n "$(ARGS)" ]]
+	$(BIN)/python -m pytest -m 'ray or browser' $(ARGS) || [[ $$? -eq 5 && -n "$(ARGS)" ]]
 
-test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka and RTSP
-	$(BIN)/python -m pytest -m 'not ray and not kafka and not rtsp' $(ARGS)
+test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka, RTSP and a browser
+	$(BIN)/python -m pytest -m 'not ray and not kafka and not rtsp and not browser' $(ARGS)
 
 lint: $(VENV)/.dev ## style, types and import contracts
 	$(BIN)/ruff check .
