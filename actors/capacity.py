@@ -132,18 +132,17 @@ class Bench:
     def _await_frames(self) -> None:
         for _ in ticks(time.monotonic() + FIRST_FRAMES_S, 0.5):
             self._check()
-            if all(source["analysed"] for source in self._sources()):
+            if all(status["analysed"] for status in self._statuses()):
                 return
 
     def _await_catching_up(self) -> None:
         for _ in ticks(time.monotonic() + CATCH_UP_S, 0.5):
             self._check()
-            if not any(source["decode"] == "key" and source["decode_reason"].endswith(BEHIND) for source in self._sources()):
+            if not any(status["decode"] == "key" and status["decode_reason"].endswith(BEHIND) for status in self._statuses()):
                 return
 
-    def _sources(self) -> list[dict[str, Any]]:
-        sources: list[dict[str, Any]] = json.loads(self._get("/v1/sources"))
-        return sources
+    def _statuses(self) -> list[dict[str, Any]]:
+        return [source["status"] for source in json.loads(self._get("/v1/sources"))]
 
     def _scrape(self, earlier: Scrape | None = None) -> Scrape:
         """The present metrics, of all actors that were in an ``earlier`` scrape: a busy one may not answer the first time.

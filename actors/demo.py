@@ -19,10 +19,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.tally import OCCUPANCY_PERCENT, Tally
 from actors.up import up
-from stream.config import CrowdRule, KafkaConnection, PipelineConfig, Topics
+from stream.config import KafkaConnection, PipelineConfig, Topics
 from stream.config_file import parse_config
 from stream.events import CountsEvent
 from stream.kafka_client import client_options
+from stream.rules import CrowdRule
 from stream.simulation.scene import build_scene
 from stream.simulation.studio import make
 from stream.simulation.video import STARTED_AT, Shot
@@ -107,7 +108,7 @@ def demo_config(
             ],
             "alerts": [crowd | {"clear_below": clear_below, "clear_for_s": 1}],
             "sinks": [{"type": "kafka", "bootstrap_servers": [bootstrap]}],
-            "service": {"port": free_port(), "state_dir": str(state_dir)},
+            "service": {"port": free_port(), "state_dir": str(state_dir), "access": {"enabled": False}},
         },
         "demo",
         Path.cwd(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
-from stream.config import AlertRule, CrowdRule
+from stream.rules import AlertRule, CrowdRule
 
 
 def place(sources: Mapping[str, float], actors: Sequence[str], current: Mapping[str, str]) -> dict[str, str]:

@@ -173,7 +173,7 @@ def recovery_s(load: Workload, service: Service, leavers: set[str], staying: Seq
 
 def online(service: Service) -> set[str]:
     """Cameras from which frames come."""
-    return {source["id"] for source in service.sources() if source["state"] == "online"}
+    return {source["id"] for source in service.sources() if source["status"]["state"] == "online"}
 
 
 def analysed(scrape: Scrape) -> Counter[str]:

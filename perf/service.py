@@ -45,7 +45,7 @@ def service_config(load: Workload, uris: Sequence[str], sinks: list[dict[str, An
             for i, uri in enumerate(uris)
         ],
         "sinks": sinks,
-        "service": {"port": free_port(), "state_dir": str(folder / "state")},
+        "service": {"port": free_port(), "state_dir": str(folder / "state"), "access": {"enabled": False}},
     }
 
 
@@ -91,7 +91,7 @@ class Service:
             try:
                 if self._get("/readyz"):
                     sources = json.loads(self._get("/v1/sources"))
-                    waiting = [source["id"] for source in sources if not source["analysed"]]
+                    waiting = [source["id"] for source in sources if not source["status"]["analysed"]]
                     if not waiting:
                         return
                     missing = f"no frame of {', '.join(waiting)} was analysed"

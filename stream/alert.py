@@ -37,9 +37,9 @@ from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from stream.config import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, Schedule, SourceOfflineRule
 from stream.events import AlertEvent, event_id, timestamp
 from stream.observation import Observation
+from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, Schedule, SourceOfflineRule
 
 UPDATE_INTERVAL_S = 1.0
 MAX_TRACK_IDS = 100

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from stream.access import TOKEN_FILE
 from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
 from stream.commands.models import models
@@ -213,7 +214,10 @@ def up(config_path: Path, seconds: float | None, address: str | None, dashboard:
     check_sinks(config.sinks)
 
     def ready(url: str) -> None:
-        click.echo(f"framewatch is up: {url} (status {url}/v1/sources, metrics {url}/metrics, readiness {url}/readyz)", err=True)
+        click.echo(f"framewatch is up: {url} (metrics {url}/metrics, readiness {url}/readyz, API {url}/docs)", err=True)
+        access = config.service.access
+        if access.enabled and not access.tokens:
+            click.echo(f"its token is in {config.service.state_dir / TOKEN_FILE}", err=True)
         _stop_after(stop, seconds)
 
     with stop_on_signal() as stop:

@@ -9,31 +9,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from stream.access import AccessConfig, is_loopback
 from stream.errors import Fault
+from stream.part import Name, Part, Point, Seconds
+from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule
 from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
 
-Coordinate = Annotated[float, Field(ge=0, le=1)]
-Point = tuple[Coordinate, Coordinate]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Severity = Literal["info", "warning", "critical"]
 GATE_HOLD_S = 10.0  # longest time of packets that a closed gate holds back
 SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka", "simulate")
-
-
-class Part(BaseModel):
-    """Base of every part: frozen, unknown keys are errors, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DetectorConfig(Part):
@@ -153,8 +143,8 @@ class SourceConfig(Part):
     loop: bool = Field(False, description="files: begin again at the end")
     decode: Literal["auto", "full", "fast", "key"] = "auto"
     gate: Literal["auto", "on", "off"] = "auto"
-    zones: list[ZoneConfig] = []
-    lines: list[LineConfig] = []
+    zones: list[ZoneConfig] = Field([])
+    lines: list[LineConfig] = Field([])
     rtsp: RtspConfig = RtspConfig()
     kafka: KafkaInput | None = None
 
@@ -233,93 +223,6 @@ class SourceConfig(Part):
         return self
 
 
-class Schedule(Part):
-    """When a rule is active, in local time of ``timezone``; ``end`` before ``start`` means over midnight."""
-
-    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-    start: time = time(0, 0)
-    end: time = time(0, 0)
-    timezone: str = "UTC"
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"unknown time zone {name!r}") from error
-        return name
-
-
-class Rule(Part):
-    """What all alert rules share. ``for_s``: the condition must hold this long to raise; ``clear_for_s``: it must be
-    over this long to clear; ``cooldown_s``: after an alert was sent, no new one is raised for this long."""
-
-    name: Name
-    severity: Severity = "warning"
-    for_s: Seconds = 0
-    clear_for_s: Seconds = 0
-    cooldown_s: Seconds = 0
-    schedule: Schedule | None = None
-
-
-class CrowdRule(Rule):
-    """More than ``above`` objects in ``zone``, or in all ``zones`` together; clears below ``clear_below``
-    (default: when the count is no longer above)."""
-
-    type: Literal["crowd"]
-    zone: str | None = None
-    zones: list[str] = []
-    above: int = Field(ge=0)
-    clear_below: int | None = Field(None, ge=1)
-
-    @property
-    def zone_paths(self) -> list[str]:
-        """``source/zone`` of every zone that is summed."""
-        return [self.zone] if self.zone else self.zones
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if bool(self.zone) == bool(self.zones):
-            raise ValueError("give either zone or zones")
-        if self.clear_below is not None and self.clear_below > self.above + 1:
-            raise ValueError(f"clear_below ({self.clear_below}) must not be over above + 1 ({self.above + 1})")
-        return self
-
-
-class IntrusionRule(Rule):
-    """Anybody enters ``zone``; cleared when it is empty."""
-
-    type: Literal["intrusion"]
-    zone: str
-
-
-class LineRule(Rule):
-    """A crossing of ``line`` in ``direction``; cleared ``clear_for_s`` after the last one."""
-
-    type: Literal["line"]
-    line: str
-    direction: Literal["in", "out", "any"] = "any"
-
-
-class LoiteringRule(Rule):
-    """Somebody stays in ``zone`` for ``dwell_s`` or longer."""
-
-    type: Literal["loitering"]
-    zone: str
-    dwell_s: float = Field(gt=0, le=86_400)
-
-
-class SourceOfflineRule(Rule):
-    """``source`` (``*``: any) is offline."""
-
-    type: Literal["source_offline"]
-    source: str = "*"
-
-
-AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]
-
-
 class TrackerConfig(Part):
     """ByteTrack's thresholds. High-score detections are those at or above the detector's ``confidence``."""
 
@@ -392,6 +295,13 @@ class ServiceConfig(Part):
     ingest_cpus: float = Field(0.5, ge=0, description="Ray CPUs that each ingest actor reserves")
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
+    access: AccessConfig = AccessConfig()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not self.access.enabled and not is_loopback(self.host):
+            raise ValueError(f"access may be off only where the host is this machine alone, as 127.0.0.1, not {self.host}")
+        return self
 
     @field_validator("ingest_actors", mode="before")
     @classmethod
@@ -403,9 +313,9 @@ class PipelineConfig(Part):
     """A whole config file."""
 
     detectors: dict[Name, DetectorConfig] = Field(min_length=1)
-    sources: list[SourceConfig] = []
-    alerts: list[AlertRule] = []
-    sinks: list[SinkConfig] = []
+    sources: list[SourceConfig] = Field([])
+    alerts: list[AlertRule] = Field([])
+    sinks: list[SinkConfig] = Field([])
     kafka: KafkaConnection | None = Field(None, description="brokers of kafka:// sources that name none themselves")
     tracker: TrackerConfig = TrackerConfig()
     counting: CountingConfig = CountingConfig()
@@ -426,8 +336,10 @@ class PipelineConfig(Part):
         return KafkaInput(**{name: getattr(shared, name) for name in KafkaConnection.model_fields})
 
     def digest(self) -> str:
-        """Changes with everything but the sources, which can be changed while running."""
-        return hashlib.sha256(repr(self.model_dump(exclude={"sources"})).encode()).hexdigest()
+        """Changes with everything that actors are made with: not with the sources, which can be changed while running,
+        nor with how the API is reached."""
+        left_out: Any = {"sources": True, "service": {"host", "port", "access"}}
+        return hashlib.sha256(repr(self.model_dump(exclude=left_out)).encode()).hexdigest()
 
     def class_faults(self, classes: Mapping[str, Collection[str]]) -> list[Fault]:
         """Zones and lines that ask for a class that their source's detector does not know.

@@ -17,7 +17,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from stream.config import (
-    AlertRule,
     DetectorConfig,
     JsonlSinkConfig,
     KafkaInput,
@@ -25,11 +24,11 @@ from stream.config import (
     LineConfig,
     PipelineConfig,
     SourceConfig,
-    SourceOfflineRule,
     ZoneConfig,
 )
 from stream.errors import ConfigError, Fault
 from stream.redact import redact
+from stream.rules import AlertRule, SourceOfflineRule
 
 _RULE: TypeAdapter[Any] = TypeAdapter(AlertRule)
 TLS_FILES = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
@@ -153,8 +152,7 @@ def parse_config(data: Any, name: str, base: Path, environment: Mapping[str, str
     except ValidationError as error:
         known = {fault.key for fault in faults}
         for detail in error.errors(include_url=False):
-            keys = _config_key(data, detail["loc"])
-            fault = Fault(".".join(map(str, keys)), redact(_reason(detail, keys, written)))
+            fault = fault_of(detail, data, written)
             if fault.key not in known:
                 faults.append(fault)
         known = {fault.key for fault in faults}
@@ -164,6 +162,18 @@ def parse_config(data: Any, name: str, base: Path, environment: Mapping[str, str
     if faults:
         raise ConfigError(name, faults)
     return _resolve_paths(config, base)
+
+
+def fault_of(detail: Any, data: Any, written: Any = None) -> Fault:
+    """One error of a pydantic ``ValidationError`` in framewatch's words.
+
+    Args:
+        detail: the error.
+        data: what was validated.
+        written: the same before variables were put in, for the value that is shown; None shows that of ``data``.
+    """
+    keys = _config_key(data, detail["loc"])
+    return Fault(".".join(map(str, keys)), redact(_reason(detail, keys, data if written is None else written)))
 
 
 def _outline(data: dict[str, Any]) -> PipelineConfig:

@@ -20,22 +20,13 @@ from rich.table import Table
 
 from stream.annotate import Annotator
 from stream.clock import SystemClock
-from stream.config import (
-    AlertRule,
-    CrowdRule,
-    DetectorConfig,
-    JsonlSinkConfig,
-    LineRule,
-    PipelineConfig,
-    SinkConfig,
-    SourceConfig,
-    SourceOfflineRule,
-)
+from stream.config import DetectorConfig, JsonlSinkConfig, PipelineConfig, SinkConfig, SourceConfig
 from stream.config_file import load_config, parse_config
 from stream.errors import ConfigError, Fault, SourceError
 from stream.models.registry import DEFAULT_MODEL
 from stream.pipeline import Pipeline, SourceSummary
 from stream.redact import redact
+from stream.rules import AlertRule, CrowdRule, LineRule, SourceOfflineRule
 from stream.sinks import open_sinks
 from stream.sources.file import FileSource
 from stream.worker import SourceStatus

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 
+from stream.access import AccessConfig
 from stream.config import JsonlSinkConfig, PipelineConfig, ServiceConfig, SourceConfig
 from stream.errors import ConfigError, Fault, SourceUnreadable
 from stream.simulation.address import SimulatedCamera
@@ -121,6 +122,7 @@ def plan(config: PipelineConfig, clip: Clip, folder: Path, *, own_sinks: bool) -
         ingest_actors=ingests.model_copy(update={"min": ingests.max}),
         ingest_cpus=config.service.ingest_cpus,
         aggregators=config.service.aggregators,
+        access=AccessConfig(enabled=False),  # on loopback, for as long as it measures
         state_dir=folder / "state",
     )
     update: dict[str, Any] = {"detectors": detectors, "sources": [], "alerts": [], "service": service}

@@ -62,7 +62,7 @@ def test_one_camera_goes_and_comes_back(cameras: CameraServer, tmp_path: Path, d
     service = deploy(config(cameras))
 
     def states() -> dict[str, str]:
-        return {name: source["state"] for name, source in service.sources().items()}
+        return {name: source["status"]["state"] for name, source in service.sources().items()}
 
     ray_service.wait_for(lambda: all(service.analysed(name) >= 10 for name in CAMERAS), 60, "frames of all cameras")
     before = service.analysed("cam1")

@@ -33,7 +33,7 @@ def config_path(shared: Path, tmp_path: Path) -> Path:
         "detectors": {"people": {"model": str(shared / "data/models/FastestDet.onnx"), "threads": 1}},
         "sources": [{"id": "hall", "uri": "camera.mp4", "realtime": True, "loop": True, "fps": 5}],
         "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
-        "service": {"port": free_port(), "state_dir": "state"},
+        "service": {"port": free_port(), "state_dir": "state", "access": {"enabled": False}},
         "slo": {"latency_ms": 2000},
     }
     path = tmp_path / "framewatch.yaml"
@@ -95,7 +95,7 @@ def test_up_ends_on_a_signal(
     ray_service.wait_for(lambda: answers(f"{url}/readyz"), 90, "readiness")
     ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 30, "events")
     with urllib.request.urlopen(f"{url}/v1/sources", timeout=5) as answer:
-        assert json.loads(answer.read())[0]["state"] == "online"
+        assert json.loads(answer.read())[0]["status"]["state"] == "online"
     spawned = children(process)
     process.send_signal(number)
     _, told = process.communicate(timeout=60)

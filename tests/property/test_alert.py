@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from stream.alert import AlertEngine
-from stream.config import AlertRule
 from stream.events import AlertEvent
 from stream.observation import Crossing, Observation
+from stream.rules import AlertRule
 
 RULES: TypeAdapter[list[AlertRule]] = TypeAdapter(list[AlertRule])
 seconds = st.sampled_from([0.0, 0.0, 0.5, 2.0, 7.0])

@@ -99,18 +99,22 @@ class Service:
         status, body = self.get("/v1/sources")
         return {source["id"]: source for source in json.loads(body)} if status == 200 else {}
 
+    def status(self, source_id: str) -> dict[str, Any]:
+        """How a source is; empty where that is not known."""
+        status: dict[str, Any] = self.sources().get(source_id, {}).get("status", {})
+        return status
+
     def ready(self) -> bool:
         """``/readyz`` says so."""
         return self.get("/readyz")[0] == 200
 
     def analysed(self, source_id: str) -> int:
         """Frames of a source analysed so far, as far as the present aggregator knows."""
-        return int(self.sources().get(source_id, {}).get("analysed", 0))
+        return int(self.status(source_id).get("analysed", 0))
 
     def finished(self, *source_ids: str) -> bool:
         """True when these sources were read to their end."""
-        sources = self.sources()
-        return all(sources.get(source_id, {}).get("state") == "finished" for source_id in source_ids)
+        return all(self.status(source_id).get("state") == "finished" for source_id in source_ids)
 
     def kill(self, title: str) -> int:
         """SIGKILL the one worker process of that title; returns its process id."""
@@ -136,7 +140,9 @@ def wait_for(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 @contextmanager
 def deployed(cluster: Cluster, config: dict[str, Any], base: Path) -> Iterator[Service]:
     """The service with a config (relative paths: to ``base``), ready; removed at the end with all its actors."""
-    settings = {"port": cluster.port, "state_dir": "state", "ingest_cpus": 0.5} | config.get("service", {})
+    settings = {"port": cluster.port, "state_dir": "state", "ingest_cpus": 0.5, "access": {"enabled": False}} | config.get(
+        "service", {}
+    )
     control = deploy(parse_config(config | {"service": settings}, "test", base))
     service = Service(cluster)
     try:

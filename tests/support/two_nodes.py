@@ -46,7 +46,7 @@ def main() -> None:
             "sources": [{"id": i, "uri": "camera.mp4", "realtime": True, "loop": True, "fps": 2} for i in SOURCES],
             "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
             "slo": {"latency_ms": 5000},
-            "service": {"port": port, "state_dir": "state", "ingest_actors": 2},
+            "service": {"port": port, "state_dir": "state", "ingest_actors": 2, "access": {"enabled": False}},
         }
         control = deploy(parse_config(config, "two nodes", folder))
         service = Service(Cluster(port, folder))

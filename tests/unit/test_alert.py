@@ -10,9 +10,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from stream.alert import MAX_TRACK_IDS, AlertEngine, _active
-from stream.config import AlertRule, Schedule
 from stream.events import AlertEvent, event_id
 from stream.observation import Crossing, Observation
+from stream.rules import AlertRule, Schedule
 
 T0 = 1_764_000_000.0  # Monday, 24 November 2025, 16:00 UTC
 RULE: TypeAdapter[AlertRule] = TypeAdapter(AlertRule)

@@ -6,16 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from stream.config import (
-    CrowdRule,
-    DetectorConfig,
-    KafkaConnection,
-    KafkaSinkConfig,
-    PipelineConfig,
-    Schedule,
-    SourceConfig,
-    ZoneConfig,
-)
+from stream.config import DetectorConfig, KafkaConnection, KafkaSinkConfig, PipelineConfig, SourceConfig, ZoneConfig
+from stream.rules import CrowdRule, Schedule
 
 DETECTORS = {"people": DetectorConfig(model="m.onnx"), "cars": DetectorConfig(model="c.onnx")}
 SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]

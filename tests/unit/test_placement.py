@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.placement import place, shards
-from stream.config import CrowdRule
+from stream.rules import CrowdRule
 
 LOADS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.floats(0.1, 30), max_size=20)
 

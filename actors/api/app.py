@@ -1,0 +1,25 @@
+"""Puts the routers together."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from actors.api import service, sources
+from actors.api.backend import Backend
+from actors.api.limits import BodyLimit
+from actors.api.problems import PROBLEMS, answer_with_problems
+
+ROUTERS = (service.router, sources.router)
+
+
+def build_api(backend: Backend) -> FastAPI:
+    """The app that answers for ``backend``."""
+    app = FastAPI(title="framewatch", version=version("framewatch"), responses=PROBLEMS, redirect_slashes=False)
+    app.state.backend = backend
+    app.add_middleware(BodyLimit)
+    answer_with_problems(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,80 @@
+"""Sources: what they are and how they are."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from actors.api.access import viewer
+from actors.api.backend import Backend, TheBackend
+from actors.api.problems import Problem
+from actors.api.views import SourceView, StatusView
+from stream.config import SourceConfig
+from stream.redact import redact
+from stream.worker import SourceStatus
+
+router = APIRouter(prefix="/v1/sources", tags=["sources"])
+
+
+@router.get("", dependencies=[Depends(viewer)])
+async def list_sources(backend: TheBackend) -> list[SourceView]:
+    """All sources and how they are."""
+    return [view_of(source, backend) for source in backend.config.sources]
+
+
+@router.get("/{source_id}", dependencies=[Depends(viewer)])
+async def read_source(source_id: str, backend: TheBackend) -> SourceView:
+    """One source."""
+    return view_of(source_named(source_id, backend), backend)
+
+
+def source_named(source_id: str, backend: Backend) -> SourceConfig:
+    """The source of that id.
+
+    Raises:
+        Problem: 404.
+    """
+    for source in backend.config.sources:
+        if source.id == source_id:
+            return source
+    raise Problem(404, f"there is no source {source_id!r}")
+
+
+def view_of(source: SourceConfig, backend: Backend) -> SourceView:
+    """A source as the API shows it."""
+    return SourceView(
+        id=source.id,
+        uri=redact(source.uri),
+        scheme=source.scheme,
+        detector=backend.config.detector_of(source),
+        fps=source.fps,
+        realtime=source.realtime,
+        loop=source.loop,
+        decode_setting=source.decode,
+        gate_setting=source.gate,
+        zones=source.zones,
+        lines=source.lines,
+        origin="config",
+        actor=backend.reconciler.placement.get(source.id),
+        status=_status(source, backend),
+    )
+
+
+def _status(source: SourceConfig, backend: Backend) -> StatusView:
+    status = backend.reconciler.sources.get(source.id, SourceStatus(source.id, "connecting"))
+    attainment, analysed = None, 0
+    for aggregate in backend.reconciler.aggregates.values():
+        if source.id in aggregate.tallies:
+            attainment = aggregate.attainment.get(source.id)
+            analysed = aggregate.tallies[source.id].frames
+    return StatusView(
+        state=status.state,
+        reason=status.reason,
+        frames=status.frames,
+        decoded=status.decoded,
+        analysed=analysed,
+        decode=status.decode,
+        decode_reason=status.decode_reason,
+        asleep=status.asleep,
+        reconnects=status.reconnects,
+        slo_attainment=attainment,
+    )

@@ -1,0 +1,122 @@
+"""What the API shows: pydantic models of answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from stream.access import Role
+from stream.config import LineConfig, ZoneConfig
+
+Origin = Literal["config", "api", "changed"]
+
+
+class Readiness(BaseModel):
+    """``ready`` once every actor answers and events reach their sinks."""
+
+    ready: bool
+    reasons: list[str]
+
+
+class LatencyView(BaseModel):
+    """From capture to acknowledgement over the SLO's window, milliseconds; null without frames."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class StatusView(BaseModel):
+    """How a source is.
+
+    ``since``: of the state, POSIX seconds. Of ``frames``, ``decoded`` went through the codec and ``analysed`` through the
+    detector, ``measured_fps`` of them a second lately; ``dropped`` counts the others by reason. ``decode`` tells how much
+    is decoded (``full``, ``fast``, ``key``) and ``decode_reason`` why; ``asleep`` while the scene is still. ``occupancy``:
+    objects now, by zone.
+    """
+
+    state: str
+    reason: str = ""
+    since: float | None = None
+    measured_fps: float | None = None
+    frames: int = 0
+    decoded: int = 0
+    analysed: int = 0
+    dropped: dict[str, int] = {}
+    decode: str = "full"
+    decode_reason: str = ""
+    asleep: bool = False
+    reconnects: int = 0
+    width: int | None = None
+    height: int | None = None
+    latency_ms: LatencyView = LatencyView()
+    slo_attainment: float | None = None
+    occupancy: dict[str, int] = {}
+
+
+class SourceView(BaseModel):
+    """A source: its settings, ``uri`` without the password, and how it is.
+
+    ``decode_setting`` and ``gate_setting`` are ``decode`` and ``gate`` of the config. ``origin``: of the config file, added
+    over the API, or of the file and changed over the API. ``actor`` reads it.
+    """
+
+    id: str
+    uri: str
+    scheme: str
+    detector: str
+    fps: float | None
+    realtime: bool
+    loop: bool
+    decode_setting: str
+    gate_setting: str
+    zones: list[ZoneConfig]
+    lines: list[LineConfig]
+    origin: Origin
+    actor: str | None
+    status: StatusView
+
+
+class SizeView(BaseModel):
+    """Of a detector's input, pixels."""
+
+    width: int
+    height: int
+
+
+class DetectorView(BaseModel):
+    """A configured detector; ``replicas`` is how many are at work, null where that is not known."""
+
+    model: str
+    model_id: str
+    classes: list[str]
+    input: SizeView
+    replicas: int | None
+
+
+class ObjectiveView(BaseModel):
+    """The SLO of the config."""
+
+    latency_ms: float
+    objective: float
+    window_s: float
+
+
+class CallerView(BaseModel):
+    """Who asked."""
+
+    role: Role
+    name: str
+
+
+class ServiceView(BaseModel):
+    """The service as a whole."""
+
+    version: str
+    started_at: float
+    uptime_s: float
+    slo: ObjectiveView
+    detectors: dict[str, DetectorView]
+    sources: int
+    access: CallerView

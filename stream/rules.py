@@ -1,0 +1,100 @@
+"""The part of the config that says what is an alert: one model per kind of rule."""
+
+from __future__ import annotations
+
+from datetime import time
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from stream.part import Name, Part, Seconds
+
+Severity = Literal["info", "warning", "critical"]
+
+
+class Schedule(Part):
+    """When a rule is active, in local time of ``timezone``; ``end`` before ``start`` means over midnight."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])
+    start: time = time(0, 0)
+    end: time = time(0, 0)
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"unknown time zone {name!r}") from error
+        return name
+
+
+class Rule(Part):
+    """What all alert rules share. ``for_s``: the condition must hold this long to raise; ``clear_for_s``: it must be
+    over this long to clear; ``cooldown_s``: after an alert was sent, no new one is raised for this long."""
+
+    name: Name
+    severity: Severity = "warning"
+    for_s: Seconds = 0
+    clear_for_s: Seconds = 0
+    cooldown_s: Seconds = 0
+    schedule: Schedule | None = None
+
+
+class CrowdRule(Rule):
+    """More than ``above`` objects in ``zone``, or in all ``zones`` together; clears below ``clear_below``
+    (default: when the count is no longer above)."""
+
+    type: Literal["crowd"]
+    zone: str | None = None
+    zones: list[str] = Field([])
+    above: int = Field(ge=0)
+    clear_below: int | None = Field(None, ge=1)
+
+    @property
+    def zone_paths(self) -> list[str]:
+        """``source/zone`` of every zone that is summed."""
+        return [self.zone] if self.zone else self.zones
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.zone) == bool(self.zones):
+            raise ValueError("give either zone or zones")
+        if self.clear_below is not None and self.clear_below > self.above + 1:
+            raise ValueError(f"clear_below ({self.clear_below}) must not be over above + 1 ({self.above + 1})")
+        return self
+
+
+class IntrusionRule(Rule):
+    """Anybody enters ``zone``; cleared when it is empty."""
+
+    type: Literal["intrusion"]
+    zone: str
+
+
+class LineRule(Rule):
+    """A crossing of ``line`` in ``direction``; cleared ``clear_for_s`` after the last one."""
+
+    type: Literal["line"]
+    line: str
+    direction: Literal["in", "out", "any"] = "any"
+
+
+class LoiteringRule(Rule):
+    """Somebody stays in ``zone`` for ``dwell_s`` or longer."""
+
+    type: Literal["loitering"]
+    zone: str
+    dwell_s: float = Field(gt=0, le=86_400)
+
+
+class SourceOfflineRule(Rule):
+    """``source`` (``*``: any) is offline."""
+
+    type: Literal["source_offline"]
+    source: str = "*"
+
+
+AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]
