@@ -21,6 +21,7 @@ from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
 from stream.errors import AggregatorUnavailable
+from stream.logs import configure_process
 from stream.metrics import Metrics
 from stream.redact import reason
 from stream.sinks import open_sinks
@@ -57,6 +58,7 @@ class AggregatorActor:
     """
 
     def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]], run: str):
+        configure_process(config.service.logs, actor=name)
         folder = config.service.state_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         self._name = name

@@ -51,6 +51,6 @@ def build_config(config: PipelineConfig) -> serve.Application:
     """The application for a config that was read before."""
     models = describe_models(config)
     low_confidence, latency_s = config.tracker.low_confidence, config.slo.latency_ms / 1000
-    detectors = [deployment(name, d, low_confidence, latency_s) for name, d in config.detectors.items()]
+    detectors = [deployment(name, d, low_confidence, latency_s, config.service.logs) for name, d in config.detectors.items()]
     control: serve.Deployment = Control  # type: ignore[assignment] # the decorators hide it
     return control.options(name=names.CONTROL).bind(config, models, *detectors)

@@ -8,11 +8,13 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from actors import names
 from actors.api.app import build_api
 from actors.api.backend import Backend
 from actors.reconcile import Reconciler
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
+from stream.logs import configure_process
 
 MAX_REQUESTS = 1000  # at once; live views are requests that last
 
@@ -35,6 +37,7 @@ class Control:
     """
 
     def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription], *detectors: DeploymentHandle[Any]):
+        configure_process(config.service.logs, actor=names.CONTROL)
         self._reconciler = Reconciler(config, models)
         self._backend = Backend(config, models, dict(zip(config.detectors, detectors, strict=True)), self._reconciler)
 

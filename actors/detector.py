@@ -7,7 +7,6 @@ it cannot see it; then the batch goes through Ray's object store, and so do thos
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -32,12 +31,13 @@ from stream.detectors.registry import load_detector
 from stream.dispatch import BATCHES_AT_ONCE as BATCHES_OF_A_DISPATCHER
 from stream.errors import DetectorError, DetectorUnavailable, SlotUnavailable
 from stream.frame import FrameBatch, FrameInfo, Uint8Array
+from stream.logs import LogSettings, configure_process, get_logger
 from stream.metrics import Metrics
 from stream.redact import reason
 from stream.ring import Ring, RingReader, Slot
 from stream.scaling import Replicas
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CALL_TIMEOUT_S = 30.0
 ELSEWHERE_S = 30.0  # one call in vain in this time, to notice that a replica has come to this host
@@ -60,9 +60,11 @@ class DetectorReplica:
         config: its settings.
         low_confidence: down to which objects are given, for the tracker.
         latency_s: the SLO's budget from capture to acknowledgement.
+        logs: how the replica logs.
     """
 
-    def __init__(self, name: str, config: DetectorConfig, low_confidence: float, latency_s: float):
+    def __init__(self, name: str, config: DetectorConfig, low_confidence: float, latency_s: float, logs: LogSettings):
+        configure_process(logs, actor=names.detector(name))
         self._detector = load_detector(name, config, low_confidence)
         self._executor = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="detect")
         self._reader = RingReader()
@@ -97,7 +99,7 @@ class DetectorReplica:
         self._reader.sweep()
 
 
-def deployment(name: str, config: DetectorConfig, low_confidence: float, latency_s: float) -> serve.Application:
+def deployment(name: str, config: DetectorConfig, low_confidence: float, latency_s: float, logs: LogSettings) -> serve.Application:
     """The Serve deployment of one configured detector; arguments as of :class:`DetectorReplica`."""
     replicas = config.replicas
     with warnings.catch_warnings():
@@ -111,7 +113,7 @@ def deployment(name: str, config: DetectorConfig, low_confidence: float, latency
             logging_config={"enable_access_log": False},  # a line for every batch
             **_scale(replicas),
         )(DetectorReplica)
-    return replica.bind(name, config, low_confidence, latency_s)
+    return replica.bind(name, config, low_confidence, latency_s, logs)
 
 
 def _scale(replicas: Replicas) -> dict[str, Any]:
@@ -152,7 +154,7 @@ class ServeDetector:
         try:
             self._ring = Ring(BATCHES_OF_A_DISPATCHER, batch_size * spec.width * spec.height * 3)
         except OSError as error:
-            logger.warning("detector %s: no shared memory, batches travel by value: %s", name, error)
+            logger.warning("no shared memory: batches travel by value", detector=name, reason=str(error))
 
     def allocate(self, shape: tuple[int, ...]) -> Uint8Array:
         """See ``DetectorClient``."""

@@ -17,6 +17,7 @@ from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Delivery
 from stream.detectors.registry import ModelDescription
 from stream.ingest import Ingest
+from stream.logs import configure_process
 from stream.metrics import Metrics
 from stream.worker import SourceStatus
 
@@ -42,6 +43,7 @@ class IngestActor:
     """
 
     def __init__(self, name: str, config: PipelineConfig, models: dict[str, ModelDescription]):
+        configure_process(config.service.logs, actor=name)
         self._metrics = Metrics(config.slo.latency_ms / 1000)
         self._digest = config.digest()
         self._ray_metrics = RayMetrics(self._metrics, name)

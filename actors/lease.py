@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
 import ray
 
-logger = logging.getLogger(__name__)
+from stream.logs import get_logger
+
+logger = get_logger(__name__)
 
 LEASE_S = 90.0  # much longer than a restart of Control (about 3 s) or of its node's replacement
 
@@ -46,7 +47,7 @@ class Lease:
             except Exception:
                 logger.exception("tick failed")
             if time.monotonic() - self._renewed_s > LEASE_S:
-                logger.warning("nobody has asked for %s s: stopping", LEASE_S)
+                logger.warning("nobody asks for this actor any more: it stops", after_s=LEASE_S)
                 self._stop()
                 ray.kill(actor)
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 import uuid
 from collections.abc import Awaitable, Collection, Sequence
@@ -21,10 +20,11 @@ from actors.ingest import IngestActor
 from actors.placement import place, shards
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
+from stream.logs import get_logger
 from stream.redact import reason
 from stream.worker import SourceStatus
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RECONCILE_S = 1.0
 CALL_TIMEOUT_S = 15.0
@@ -133,7 +133,7 @@ class Reconciler:
             self._scale(sum(answer.cores for answer in answers))
         for name, why in faults.items():
             if name not in self.faults:
-                logger.warning("%s does not answer: %s", name, why)
+                logger.warning("an actor does not answer", of=name, reason=why)
         self.faults = faults
 
     def _count_ingests(self) -> int:
@@ -153,7 +153,7 @@ class Reconciler:
         before = count.value
         after = count.follow(ingest_actors(use, before, scaling.min, scaling.max), time.monotonic())
         if after != before:
-            logger.info("%d ingest actors instead of %d: they use %.2f cores", after, before, cores)
+            logger.info("number of ingest actors", actors=after, before=before, used_cores=round(cores, 2))
             self._tidied = self._tidied and after > before  # those that are too many stop before others read their sources
 
     async def _tell(self, name: str, *what: object) -> Any:
@@ -183,7 +183,7 @@ class Reconciler:
         )
         actor: ActorHandle[Any] = remote.remote(*args)
         if await _answer(actor.config_digest.remote(), START_TIMEOUT_S) != self._config.digest():
-            logger.info("%s runs an older config: replacing it", name)
+            logger.info("an actor of an older config is replaced", of=name)
             await _end(actor)
             await asyncio.sleep(RECONCILE_S)  # until its name is free
             actor = remote.remote(*args)

@@ -6,7 +6,6 @@ keeps the commit order that ``checkpoint`` describes and answers every message w
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -27,11 +26,12 @@ from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
 from stream.frame import DetectedBatch, FrameInfo
+from stream.logs import get_logger
 from stream.metrics import Metrics
 from stream.sinks.base import Sink
 from stream.slo import SloTracker, stages_ms
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 COMMIT_INTERVAL_S = 2.0
 ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
@@ -282,7 +282,7 @@ class Aggregator:
                 self._sink.write(event, acknowledged, droppable=droppable)
         except SinkError as error:
             if not self.sink_fault:
-                logger.error("an event is lost: %s", error)
+                logger.error("an event is lost", reason=str(error))
             self.sink_fault, self._sink_failed = str(error), True
         self._metrics.event(event)
 
@@ -346,7 +346,7 @@ class Aggregator:
                 self._checkpoint.save(snapshot.state)
             except OSError as error:  # the disk is full, say: go on, and let the sources commit nothing
                 if not self._save_failed:
-                    logger.error("the checkpoint cannot be saved: %s", error)
+                    logger.error("the checkpoint cannot be saved", reason=str(error))
                 self._save_failed = True
                 return
             self._save_failed = False

@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from stream.logs import get_logger
+
 SCHEMA = "framewatch.checkpoint/1"
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Checkpoint:
@@ -83,7 +84,7 @@ class Checkpoint:
                 continue
             except ValueError as error:
                 os.replace(path, self._damaged)
-                logger.error("checkpoint %s is damaged (%s); moved to %s", path, error, self._damaged)
+                logger.error("a checkpoint is damaged", path=str(path), reason=str(error), moved_to=str(self._damaged))
         return None
 
 

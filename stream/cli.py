@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from stream.commands.train import train
 from stream.commands.tune import tune
 from stream.config import KafkaConnection, Topics
 from stream.errors import ConfigError, FramewatchError, ModelError
+from stream.logs import LogFormat, LogSettings, configure, log_uncaught
 from stream.redact import redact
 
 FAILED, USAGE = 1, 2
@@ -31,23 +31,17 @@ FAILED, USAGE = 1, 2
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="framewatch")
 @click.option("-v", "--verbose", is_flag=True, help="Log state changes to stderr.")
-def cli(verbose: bool) -> None:
+@click.option(
+    "--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True, help="How log lines look."
+)
+def cli(verbose: bool, log_format: LogFormat) -> None:
     """Streaming video analytics: camera streams in; tracks, counts and alerts out."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)  # our own errors name the cause
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_redacted)
-
-
-def _redacted(record: logging.LogRecord) -> bool:
-    record.msg, record.args = redact(record.getMessage()), None
-    return True
+    configure(LogSettings(log_format, "info" if verbose else "warning"))
 
 
 def main() -> None:
     """Entry point: turns framewatch's own errors into one clear message and an exit code."""
+    log_uncaught()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stream.access import AccessConfig, is_loopback
 from stream.errors import Fault
+from stream.logs import LogFormat, LogLevel, LogSettings
 from stream.part import Name, Part, Point, Seconds
 from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule
 from stream.scaling import Replicas, Scaling
@@ -296,6 +297,13 @@ class ServiceConfig(Part):
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
     access: AccessConfig = AccessConfig()
+    log_format: LogFormat = "json"
+    log_level: LogLevel = "info"
+
+    @property
+    def logs(self) -> LogSettings:
+        """How every actor logs."""
+        return LogSettings(self.log_format, self.log_level)
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,12 +9,13 @@ import av
 
 from stream.errors import SourceUnreadable
 from stream.frame import Packet, Ticket
+from stream.logs import get_logger
 from stream.sources.base import Source
 
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
 DEFAULT_INTERVAL_S = Fraction(1, 25)  # FFmpeg's own assumption for streams that tell no rate
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,7 @@ class Decoder:
 
     def _count_undecodable(self, packet: Packet, error: Exception) -> None:
         if not self.undecodable:
-            logger.warning(
-                "source %s: a packet cannot be decoded (%s); further ones are only counted", self._source.source_id, error
-            )
+            logger.warning("packets cannot be decoded", source_id=self._source.source_id, first=str(error))
         self.undecodable += 1
         self._source.reject(packet, f"cannot be decoded: {error}")
 

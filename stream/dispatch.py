@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +19,10 @@ from stream.detections import Detections
 from stream.detectors.base import Detector
 from stream.errors import DetectorError, Retryable
 from stream.frame import DetectedBatch, Frame, FrameBatch, Uint8Array
+from stream.logs import get_logger
 from stream.metrics import Metrics
-from stream.redact import redact
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 POLL_S = 0.5
 ATTEMPTS = 3  # of a batch on which the model fails; a detector that cannot be reached is tried until the frames are stale
@@ -121,6 +119,7 @@ class Dispatcher:
         self._delivery, self._clock, self._metrics = delivery, clock, metrics
         self._lossless, self._on_done, self._on_failure = lossless, on_done, on_failure
         self._stopping = threading.Event()
+        self._failing = False
         self._queue: queue.Queue[_InFlight | None] = queue.Queue(maxsize=IN_FLIGHT)
         self._threads = [
             threading.Thread(target=self._submit, name=f"submit-{batcher.detector}", daemon=True),
@@ -149,8 +148,8 @@ class Dispatcher:
                     self._count_dropped(left, "detector_error")
                 for detections in found or [None] * len(left):
                     self._on_done(left.pop(0), detections)
-            except Exception as error:  # noqa: BLE001 - a thread that dies would stop all sources without a word
-                logger.error("detector %s: a batch is given up:\n%s", self._batcher.detector, redact(traceback.format_exc()))
+            except Exception as error:
+                logger.exception("internal error: a batch is given up", detector=self._batcher.detector)
                 self._count_dropped(left, "internal_error")
                 for frame in left:
                     self._on_done(frame, None)
@@ -187,18 +186,29 @@ class Dispatcher:
         pending, failures = item.pending, 0
         while True:
             try:
-                return pending.result()
+                detections = pending.result()
             except Retryable as error:
                 if self._stopping.is_set() or not self._worth_waiting(item.batch):
-                    logger.warning("detector %s: a batch is given up: %s", self._batcher.detector, error)
+                    self._gave_up(error)
                     return None
             except DetectorError as error:
                 failures += 1
                 if failures == ATTEMPTS:
-                    logger.error("detector %s: a batch of %d failed: %s", self._batcher.detector, len(item.batch), error)
+                    self._gave_up(error)
                     return None
+            else:
+                if self._failing:
+                    logger.info("batches are detected again", detector=self._batcher.detector)
+                    self._failing = False
+                return detections
             self._stopping.wait(RETRY_S)
             pending = self._client.submit(item.batch)
+
+    def _gave_up(self, error: Exception) -> None:
+        """Log the first batch of those that are given up in a row; the others are only counted."""
+        if not self._failing:
+            logger.error("batches are given up", detector=self._batcher.detector, reason=str(error))
+        self._failing = True
 
     def _worth_waiting(self, batch: FrameBatch) -> bool:
         """True while a frame of the batch must not be lost, or may still be in time."""

@@ -21,15 +21,20 @@
     └── SinkError               an event could not be written
         └── SinkUnavailable     (Retryable) the broker cannot be reached at present
 
-``Retryable`` is a mix-in: catching it is how a caller decides to try again. Messages never hold a secret:
-whoever builds one from foreign text passes it through ``stream.redact.redact``.
+``Retryable`` is a mix-in: catching it is how a caller decides to try again. Messages never hold a secret: every text that
+an error is made with goes through ``stream.redact.redact``.
 """
 
 from dataclasses import dataclass
 
+from stream.redact import redact
+
 
 class FramewatchError(Exception):
     """Base of all errors below."""
+
+    def __init__(self, *args: object):
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class Retryable(Exception):
@@ -51,8 +56,8 @@ class ConfigError(FramewatchError):
     """A config cannot be used. ``faults`` holds every fault found, not only the first."""
 
     def __init__(self, path: str, faults: list[Fault]):
-        self.path, self.faults = path, faults
-        super().__init__("\n".join(f"{path}: {fault}" for fault in faults))
+        self.path, self.faults = path, [Fault(fault.key, redact(fault.reason)) for fault in faults]
+        super().__init__("\n".join(f"{path}: {fault}" for fault in self.faults))
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, list[Fault]]]:
         return ConfigError, (self.path, self.faults)
@@ -78,8 +83,8 @@ class SourceError(FramewatchError):
     """Something is wrong with one source; ``reason`` is free of secrets."""
 
     def __init__(self, source_id: str, reason: str):
-        self.source_id, self.reason = source_id, reason
-        super().__init__(f"source {source_id!r}: {reason}")
+        self.source_id, self.reason = source_id, redact(reason)
+        super().__init__(f"source {source_id!r}: {self.reason}")
 
     def __reduce__(self) -> tuple[type["SourceError"], tuple[str, str]]:
         return type(self), (self.source_id, self.reason)

@@ -11,7 +11,9 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+
+from stream.redact import redact
 
 Severity = Literal["info", "warning", "critical"]
 AlertType = Literal["crowd", "intrusion", "line", "loitering", "source_offline"]
@@ -20,6 +22,9 @@ Timestamp = Annotated[
     AwareDatetime,
     PlainSerializer(lambda t: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), return_type=str, when_used="json"),
 ]
+
+Reason = Annotated[str, AfterValidator(redact)]
+"""Why something happened, perhaps in the words of FFmpeg, Kafka or a camera: never with a secret."""
 
 
 def timestamp(posix_s: float) -> datetime:
@@ -135,7 +140,7 @@ class HealthEvent(Event):
 
     schema_: Literal["framewatch.health/1"] = Field("framewatch.health/1", alias="schema")
     state: HealthState
-    reason: str
+    reason: Reason
     at: Timestamp
 
 
@@ -146,7 +151,7 @@ class DeadLetter(Event):
     topic: str
     partition: int
     offset: int
-    reason: str
+    reason: Reason
     at: Timestamp
     payload_bytes: int
     payload: str

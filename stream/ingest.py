@@ -5,7 +5,6 @@ One :class:`Ingest` serves any number of sources, in the one-process pipeline as
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,10 +18,11 @@ from stream.detectors.registry import ModelDescription
 from stream.dispatch import DetectorClient, Dispatcher
 from stream.frame import Frame
 from stream.gate import Gate, Presence
+from stream.logs import get_logger
 from stream.metrics import Metrics
 from stream.worker import SourceParts, SourceStatus, SourceWorker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
 CLOSE_S = 45.0  # longest time for what was read to pass through when closing
@@ -189,7 +189,7 @@ class Ingest:
         patience.cancel()
 
     def _give_up(self) -> None:
-        logger.warning("stopping takes longer than %g s: what is under way is given up", CLOSE_S)
+        logger.warning("stopping takes too long: what is under way is given up", after_s=CLOSE_S)
         self._delivery.close()
         for dispatcher in self._dispatchers:
             dispatcher.give_up()

@@ -8,7 +8,6 @@ from the last key frame that was looked at on, and is decoded when the gate open
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from stream.decode import DecodedFrame, Decoder
 from stream.effort import Effort
 from stream.frame import Packet, Ticket, Uint8Array
 from stream.gate import Gate
+from stream.logs import get_logger
 from stream.sample import FrameSampler
 from stream.sources.base import Source
 
@@ -31,7 +31,7 @@ CAUGHT_UP_S = 0.1  # packets are again decoded when they come
 KEYLESS_PACKETS = 500  # without one key frame: the stream has none, but refreshes its pictures bit by bit
 MAX_MISSING = 5  # pictures in a row that did not come out of their own packets: fields, say, two packets to a picture
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -367,7 +367,7 @@ class Intake:
 
     def _fall_back(self, reason: str) -> Iterator[Sampled]:
         """Decode everything from now on."""
-        logger.info("source %s: everything is decoded: %s", self._source.source_id, reason)
+        logger.info("everything is decoded", source_id=self._source.source_id, reason=reason)
         self._effort.fall_back(reason)
         self._level = "full"
         if self._gate is not None:

@@ -6,16 +6,18 @@ before the next URL.
 """
 
 import re
+from collections.abc import Mapping
 
 MASK = "***"
 
 _LINE_OR_URL = re.compile(r"(?=[\r\n])|(?=\b(?:rtsps?|https?|kafka|file|tcp|udp)://)")
-_SEPARATOR = re.compile(r":\\?/\\?/")  # JSON may escape the slashes
+_SEPARATOR = re.compile(r"(?i)\b(?:rtsps?|https?):[\\/]*(?=\S)|:[\\/]{2,}")  # slashes may be escaped, missing or wrong
 _AT = re.compile(r"@(?!sha256:[0-9a-f]{12})")  # but not the one in the identity of a model
 _ENCODED_SEPARATOR = re.compile("%3A%2F%2F", re.IGNORECASE)
 _ENCODED_AT = re.compile("%40")
 _COLON = re.compile(":|%3A", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*)[^\r\n]+")
+_SECRET_KEY = re.compile(r"(?i)password|passwd|passphrase|pwd|token|secret|api[_-]?key|authorization")
 _SETTING = re.compile(
     r"""(?ix)
     (?P<key> (?:password | passwd | passphrase | pwd | token | secret | api[_-]?key) [\w.-]{0,40}
@@ -35,6 +37,27 @@ def redact(text: object) -> str:
     redacted = "".join(_mask_userinfo(part, _ENCODED_SEPARATOR, _ENCODED_AT) for part in redacted.splitlines(keepends=True))
     redacted = _AUTHORIZATION.sub(lambda match: match[1] + MASK, redacted)
     return _SETTING.sub(_mask_setting, redacted)
+
+
+def redact_value(value: object, key: str = "") -> object:
+    """``value`` without secrets: texts, and those in mappings and sequences; anything else that is no number as text.
+
+    Args:
+        key: under which it stands; what stands under ``password``, ``token`` and the like is masked whatever it is.
+    """
+    match value:
+        case None | bool():
+            return value
+        case _ if _SECRET_KEY.search(key):
+            return MASK
+        case int() | float():
+            return value
+        case Mapping():
+            return {redact(name): redact_value(one, str(name)) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [redact_value(one) for one in value]
+        case _:
+            return redact(value)
 
 
 def reason(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,14 +22,14 @@ from stream.events import DeadLetter
 from stream.frame import Frame, FrameInfo, Uint8Array
 from stream.gate import Gate
 from stream.intake import Intake, IntakeTally, Outcomes, Sampled
+from stream.logs import bind_source, get_logger
 from stream.metrics import Metrics
-from stream.redact import redact
 from stream.retry import Backoff
 from stream.scale import Scaler, to_picture
 from stream.sources import open_source
 from stream.sources.base import Source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 State = Literal["connecting", "online", "offline", "finished", "failed"]
 DRAIN_POLL_S = 0.02
@@ -161,6 +160,7 @@ class SourceWorker:
     # -- the thread
 
     def _run(self) -> None:
+        bind_source(self.config.id)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():
             frames = self._status.frames
@@ -171,8 +171,8 @@ class SourceWorker:
             except SourceError as error:
                 self._end("failed", error.reason)
                 return
-            except Exception as error:  # noqa: BLE001 - one source must not end without a word, nor harm another
-                logger.error("source %s: internal error:\n%s", self.config.id, redact(traceback.format_exc()))
+            except Exception as error:
+                logger.exception("internal error", source_id=self.config.id)
                 reason = f"internal error: {type(error).__name__}"
                 if not self.config.live:
                     self._end("failed", reason)
@@ -238,10 +238,10 @@ class SourceWorker:
         tally, gate, choice = self._tally, self._parts.gate, self._effort.choice
         asleep = gate is not None and gate.asleep
         if choice.level != self._status.decode or not self._status.decode_reason:
-            logger.info("source %s: decodes %s: %s", self.config.id, choice.level, choice.reason)
+            logger.info("decode mode", source_id=self.config.id, mode=choice.level, reason=choice.reason)
             self._metrics.decode(self.config.id, choice.level)
         if gate is not None and (asleep != self._status.asleep or not self._status.decode_reason):
-            logger.debug("source %s: gate %s: %s", self.config.id, "closed" if asleep else "open", gate.reason)
+            logger.debug("gate", source_id=self.config.id, state="closed" if asleep else "open", reason=gate.reason)
             self._metrics.source_asleep(self.config.id, asleep)
         self._cpu.tell(decode=tally.decode_cpu_s, scale=tally.scale_cpu_s)
         self._status = replace(
@@ -313,7 +313,7 @@ class SourceWorker:
     def _announce(self, online: bool, reason: str) -> None:
         self._announced = online
         level = logging.INFO if online or self.config.recorded else logging.WARNING
-        logger.log(level, "source %s: %s: %s", self.config.id, "online" if online else "offline", reason)
+        logger.log(level, "source state", source_id=self.config.id, state="online" if online else "offline", reason=reason)
         self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time()))
 
     def _end(self, state: State, reason: str) -> None:

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import json
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -8,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.support.kafka_broker import Broker
@@ -110,3 +113,19 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where all that it needs must be there: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Logging as in an actor; the call gives the lines so far."""
+    from stream.logs import LogSettings, configure
+
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in ("stream", "actors", "kafka", "libav")]
+    levels, handlers = [logger.level for logger in [root, *loggers]], list(root.handlers)
+    configure(LogSettings("json", "debug"), actor="test")
+    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    root.handlers[:] = handlers
+    for logger, level in zip([root, *loggers], levels, strict=True):
+        logger.setLevel(level)
+    av.logging.set_level(None)
+    structlog.contextvars.clear_contextvars()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import threading
 import time
@@ -18,10 +17,11 @@ from stream.config import KafkaSinkConfig
 from stream.errors import SinkError
 from stream.events import TOPICS, Event
 from stream.kafka_client import explain
+from stream.logs import get_logger
 from stream.sinks.producer import MAX_REQUEST_BYTES, OPEN_ERRORS, abandon, check_brokers, open_producer
 from stream.sinks.spool import Spool
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 MAX_EVENTS = 5000
 MAX_BYTES = 16 << 20
@@ -247,7 +247,7 @@ class KafkaSink:
         self._dropped[entry.topic] += 1
         if entry.topic not in self._refused:
             self._refused.add(entry.topic)
-            _log.error("Kafka refuses an event of %d bytes on %s for good", len(entry.value), self._topics[entry.topic])
+            _log.error("Kafka refuses an event for good", topic=self._topics[entry.topic], value_bytes=len(entry.value))
 
     def _settle(self, entry: _Entry) -> None:
         entry.settled = True
@@ -278,7 +278,7 @@ class KafkaSink:
             self._give_up_producer()
             self._spool_queue()
             if self._held:
-                _log.error("Kafka sink (%s) closed with %d events undelivered and no room in a spool", self._servers, self._held)
+                _log.error("the Kafka sink lost events: no room in a spool", brokers=self._servers, lost=self._held)
         finally:
             if self._spool:
                 self._spool.close()
@@ -317,7 +317,7 @@ class KafkaSink:
                 self._lose(explain(failure, self._config) if failure else f"no acknowledgement for {STALL_S:g} s")
             elif self._away and (self._answered or not self.pending()):
                 self._away = False
-                _log.info("Kafka sink (%s) is back, %d events wait", self._servers, self.pending())
+                _log.info("the Kafka sink is back", brokers=self._servers, waiting=self.pending())
         elif opened is not None:
             self._opening = self._opened = None
             if isinstance(opened, str):
@@ -353,7 +353,7 @@ class KafkaSink:
         if not self._away:
             self._away = True
             where = self._spool.folder if self._spool else "memory"
-            _log.warning("Kafka sink (%s) is away, events wait in %s: %s", self._servers, where, reason)
+            _log.warning("the Kafka sink is away", brokers=self._servers, events_wait_in=str(where), reason=reason)
 
     def _give_up_producer(self) -> None:
         """Back to the queue with what was not acknowledged; spooled events are still in the spool."""
@@ -445,7 +445,7 @@ class KafkaSink:
     def _stick(self, reason: str) -> None:
         if not self._spool_stuck:
             self._spool_stuck = True
-            _log.error("Kafka sink (%s): %s; writers wait", self._servers, reason)
+            _log.error("writers of the Kafka sink wait", brokers=self._servers, reason=reason)
 
     def _drain(self) -> None:
         """Send the oldest spooled events; take them off the spool when all of them were acknowledged."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import time
 from typing import Any
@@ -13,8 +12,9 @@ from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError
 from stream.config import KafkaSinkConfig
 from stream.errors import SinkUnavailable
 from stream.kafka_client import client_options, explain, open_client
+from stream.logs import get_logger
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 OPEN_ERRORS = (KafkaError, OSError, ValueError, TypeError, AssertionError, RuntimeError, ssl.SSLError)
 """What opening a producer raises: no broker, a certificate file that is missing, a setting that is refused."""
@@ -82,11 +82,11 @@ def _create_topics(options: dict[str, Any], names: list[str]) -> None:
             missing = sorted(set(names) - set(admin.list_topics()))
             if missing:
                 admin.create_topics({name: {} for name in missing})
-                _log.info("created the topics %s", ", ".join(missing))
+                _log.info("topics were created", topics=missing)
         finally:
             admin.close()
     except KafkaError as error:  # someone else was faster, or only an administrator may
-        _log.debug("topics were not created: %s", type(error).__name__)
+        _log.debug("topics were not created", reason=type(error).__name__)
 
 
 def _await_topic(producer: Any, name: str, deadline_s: float, strict: bool) -> None:

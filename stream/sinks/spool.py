@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import struct
 import zlib
@@ -23,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stream.errors import SinkError
+from stream.logs import get_logger
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _HEADER = struct.Struct("<II")
 _CURSOR = struct.Struct("<QQI")
@@ -110,7 +110,12 @@ class Spool:
                 size += _HEADER.size + len(record)
                 records += 1
             if size < len(data):
-                _log.warning("spool %s: cut %d damaged bytes off segment %d", self.folder, len(data) - size, number)
+                _log.warning(
+                    "damaged bytes were cut off",
+                    spool=str(self.folder),
+                    segment=number,
+                    cut_bytes=len(data) - size,
+                )
                 os.truncate(path, size)
             if not self._segments:
                 self._offset = start
@@ -202,7 +207,7 @@ class Spool:
             else:
                 self._segments.pop().path.unlink(missing_ok=True)
         except OSError as error:  # then what was written of the batch may be read twice after a crash, which is allowed
-            _log.warning("spool %s: a failed batch cannot be cut off: %s", self.folder, error.strerror)
+            _log.warning("a failed batch cannot be cut off the spool", spool=str(self.folder), reason=error.strerror)
 
     def peek(self, max_records: int, max_bytes: int) -> list[bytes]:
         """The first records that are not done, oldest first: up to ``max_records`` of about ``max_bytes``, at least
@@ -217,7 +222,12 @@ class Spool:
                 found = self._read(segment, offset, max_records, max_bytes)
                 if found:
                     return found
-                _log.error("spool %s: %d records of segment %d are damaged and lost", self.folder, segment.records, segment.number)
+                _log.error(
+                    "spooled records are damaged and lost",
+                    spool=str(self.folder),
+                    segment=segment.number,
+                    lost=segment.records,
+                )
                 self._pending -= segment.records
                 self._size -= segment.size - offset
                 segment.size, segment.records = offset, 0

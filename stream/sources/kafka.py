@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from stream.errors import RecordError, SourceUnavailable
 from stream.events import DeadLetter, event_id, timestamp
 from stream.frame import Packet
 from stream.kafka_client import client_options, explain, unreachable
+from stream.logs import get_logger
 from stream.sources.records import Codec, Payload, parse
 
 POLL_S = 0.5
@@ -36,7 +36,7 @@ TIME_BASE = Fraction(1, 1_000_000)
 INDEX_NOTE = "frame_index="
 FAILURES = (KafkaError, OSError, ValueError, TypeError, AssertionError)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class KafkaSource:
         if not self.skipped[reason]:
             text = {"other_key": "has another key", "no_key_frame": "comes before the first key frame", "empty": "is empty"}[reason]
             where = f"{partition.topic}-{partition.partition}@{record.offset}"
-            logger.warning("source %s: record %s %s; it and all further ones like it are skipped", self.source_id, where, text)
+            logger.warning("records are skipped", source_id=self.source_id, first=where, reason=text)
         self.skipped[reason] += 1
         if partition != self._partition:
             self._elsewhere = {**self._elsewhere, partition: record.offset + 1}
@@ -306,7 +306,5 @@ class KafkaSource:
     def _commit_answered(self, offsets: object, answer: object) -> None:
         failed = isinstance(answer, BaseException)
         if failed and not self._commit_failed:
-            logger.warning(
-                "source %s: offsets are not committed (%s); tried again with the next", self.source_id, type(answer).__name__
-            )
+            logger.warning("offsets are not committed; tried again", source_id=self.source_id, reason=type(answer).__name__)
         self._commit_failed = failed

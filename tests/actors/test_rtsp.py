@@ -1,5 +1,6 @@
 """Four cameras behind a password, one of which goes away and comes back."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -99,10 +100,23 @@ def test_one_camera_goes_and_comes_back(cameras: CameraServer, tmp_path: Path, d
     assert len(files) > 10
     for path in files:
         assert_no_password(path.name, path.read_text(errors="replace"))
+    assert_log([line for path in files for line in path.read_text(errors="replace").splitlines() if line.startswith('{"')])
 
 
 def assert_no_password(where: str, text: str) -> None:
     assert PASSWORD not in text, f"the password is in {where}"
+
+
+def assert_log(lines: list[str]) -> None:
+    """Ray's log files hold our lines: JSON, one per change of a source's state and none per frame; FFmpeg's among them."""
+    said = [json.loads(line) for line in lines]
+    of_cam1 = [line for line in said if line.get("source_id") == "cam1"]
+    states = [line["state"] for line in of_cam1 if line["event"] == "source state" and line["logger"] == "stream.worker"]
+    assert states[-3:] == ["online", "offline", "online"]
+    assert {line["actor"] for line in of_cam1} == {"ingest-0"}
+    assert {"timestamp", "level", "logger", "event", "actor"} <= set.intersection(*map(set, of_cam1))
+    assert any(line["logger"].startswith("libav.") for line in of_cam1), "FFmpeg's own message about the lost camera"
+    assert len(of_cam1) < 25
 
 
 def assert_all_families(metrics: str) -> None:

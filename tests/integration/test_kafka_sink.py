@@ -227,8 +227,9 @@ def test_a_full_spool_drops_what_may_be_dropped_and_holds_up_the_rest(
         assert sink.pending() == count + 2000 - dropped, "nothing else was dropped"
         assert not sink.flush(0.1)
         assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) <= 1 << 20
-        assert [record.message for record in caplog.records if "is full" in record.message] == [
-            f"Kafka sink (127.0.0.1:{port}): the spool {tmp_path / 'spool'} is full (1 MiB); writers wait"
+        waits = [vars(record) for record in caplog.records if record.message == "writers of the Kafka sink wait"]
+        assert [(one["brokers"], one["reason"]) for one in waits] == [
+            (f"127.0.0.1:{port}", f"the spool {tmp_path / 'spool'} is full (1 MiB)")
         ]
 
         start_broker(port=port)

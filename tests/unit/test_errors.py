@@ -8,8 +8,10 @@ from stream import errors
 from stream.errors import (
     ConfigError,
     DetectorError,
+    DetectorUnavailable,
     Fault,
     FramewatchError,
+    ModelError,
     RecordError,
     Retryable,
     SinkError,
@@ -57,3 +59,19 @@ def test_a_config_error_names_every_fault() -> None:
     assert str(error) == "c.yaml: sources.0.uri: is empty\nc.yaml: is not valid YAML"
     again = pickle.loads(pickle.dumps(error))
     assert (again.path, again.faults, str(again)) == (error.path, error.faults, str(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SourceUnavailable("hall", "no answer of rtsp://viewer:Z9secret@camera/1"),
+        ConfigError("a.yaml", [Fault("sinks.0", "password=Z9secret")]),
+        ModelError("https://user:Z9secret@host/model"),
+        DetectorUnavailable("token: Z9secret"),
+    ],
+)
+def test_no_error_holds_a_secret_whoever_made_it(error: FramewatchError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    for one in (error, again):
+        assert "***" in str(one)
+        assert "Z9secret" not in f"{one} {one!r} {vars(one)}"

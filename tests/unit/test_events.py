@@ -149,3 +149,10 @@ def test_ids_depend_on_the_parts_and_where_they_end(one: list[str], other: list[
 def test_ids_never_change() -> None:
     """Consumers drop events that they have seen by these: another value here breaks a replay over an upgrade."""
     assert event_id("tracks", "hall", "", 123) == "f4dbf86539fb56661109544d93cb4aaa"
+
+
+def test_reasons_hold_no_secret_whoever_made_the_event() -> None:
+    reason = "Connection to rtsp://viewer:Z9secret@camera/1 failed"
+    health = HealthEvent(event_id="1", source_id="hall", state="offline", reason=reason, at=timestamp(0))
+    assert health.reason == "Connection to rtsp://viewer:***@camera/1 failed"
+    assert b"Z9secret" not in health.to_json()

@@ -107,7 +107,7 @@ def test_without_shared_memory_batches_travel_by_value(monkeypatch: pytest.Monke
 
     told: list[str] = []
     monkeypatch.setattr(module, "Ring", refuse)
-    monkeypatch.setattr(module.logger, "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(module.logger, "warning", lambda event, **facts: told.append(f"{event}: {facts}"))
     detector, handle, _ = client(monkeypatch, lambda batch: brightness(batch.images))
     batch = filled(detector, 3)
     (found,) = detector.submit(batch).result()
