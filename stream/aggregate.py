@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream.alert import AlertEngine
-from stream.analyser import SourceAnalyser, SourceTally
+from stream.analyser import Seen, SourceAnalyser, SourceTally
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint
 from stream.clock import Clock
@@ -25,17 +25,20 @@ from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
-from stream.frame import DetectedBatch, FrameInfo
+from stream.frame import DetectedBatch, FrameInfo, FrameKey
+from stream.journal import Journal
 from stream.logs import get_logger
 from stream.metrics import Metrics
 from stream.sinks.base import Sink
-from stream.slo import SloTracker, stages_ms
+from stream.slo import SloCounts, SloTracker, stages_ms
 
 logger = get_logger(__name__)
 
 COMMIT_INTERVAL_S = 2.0
 ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
 MAX_SENDERS = 256  # ingest processes remembered, restarts included
+MAX_NEWS = 1000  # alerts that nobody has asked for yet: Control does once a second, and is back after some seconds
+NEWS_AT_ONCE = 200
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
 
 
@@ -46,6 +49,24 @@ class _Snapshot:
     written: int
     numbers: dict[str, int]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Alerts and changes of health since the last time.
+
+    Attributes:
+        confirm: to be handed back with the next question, once these are held for good.
+        alerts, health: in the order of their events.
+        active: ids of the alerts that are raised now.
+        lost: alerts that were given up since the start because nobody asked for too long.
+    """
+
+    confirm: tuple[str, int, int]
+    alerts: tuple[AlertEvent, ...]
+    health: tuple[HealthEvent, ...]
+    active: frozenset[str]
+    lost: int
 
 
 class Aggregator:
@@ -96,6 +117,7 @@ class Aggregator:
         self._sources: dict[str, SourceAnalyser] = {}
         self._acknowledged: deque[tuple[str, float, bool]] = deque()
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
+        self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
         self._snapshot: _Snapshot | None = None
         self._numbers: dict[str, int] = {}  # by sender: last message processed
         self._safe: dict[str, int] = {}  # by sender: last message whose events and state are safe
@@ -108,6 +130,7 @@ class Aggregator:
             self._slo.restore(self._saved["slo"])
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
+            self._alert_news.restore(self._saved.get("news", []), AlertEvent.model_validate)
         self.set_sources(config.sources)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
@@ -189,6 +212,7 @@ class Aggregator:
             return
         if not analyser.accepts(info):
             self._metrics.frames(info.source_id, "dropped", "duplicate")
+            analyser.tally.duplicates += 1
             return
         tracked, observation = analyser.update(info, detections, self._clock.monotonic())
         tracked_s = self._clock.monotonic()
@@ -212,8 +236,9 @@ class Aggregator:
         if self._on_tracks:
             self._on_tracks(event)
         self._metrics.analysed(info.source_id, batch.detector, stages)
-        analyser.tally.frames += 1
-        analyser.tally.objects += len(objects)
+        analyser.tally.add(len(objects), stages)
+        analyser.tally.observe(observation)
+        analyser.recent.append(Seen(info.key, event, observation.occupancy))
         self._write_all(analyser.counter.windows())
         self._raise(self._alerts.observe(observation))
 
@@ -241,7 +266,9 @@ class Aggregator:
                     self._raise(self._alerts.source_state(source_id, False, at_s))
                 idle_s = now_s - analyser.seen_s - analyser.patience_s
                 if analyser.config.live and analyser.t_s and analyser.seen_s and idle_s > IDLE_S:
-                    self._raise(self._alerts.observe(analyser.counter.advance(analyser.t_s + idle_s)))
+                    observation = analyser.counter.advance(analyser.t_s + idle_s)
+                    analyser.tally.observe(observation)
+                    self._raise(self._alerts.observe(observation))
                     self._write_all(analyser.counter.windows())
             if not self._sink_failed:
                 self.sink_fault = ""
@@ -268,7 +295,9 @@ class Aggregator:
 
     def _write_health(self, source_id: str, state: HealthState, reason: str, at_s: float) -> None:
         identity = event_id("health", source_id, state, round(at_s * 1e6))
-        self._write(HealthEvent(event_id=identity, source_id=source_id, state=state, reason=reason, at=timestamp(at_s)))
+        event = HealthEvent(event_id=identity, source_id=source_id, state=state, reason=reason, at=timestamp(at_s))
+        self._write(event)
+        self._health_news.add(event)
 
     def _write(self, event: Event, droppable: bool = False, captured_s: float | None = None, judged: bool = True) -> None:
         acknowledged = None
@@ -304,6 +333,7 @@ class Aggregator:
 
     def _write_alert(self, alert: AlertEvent) -> None:
         self._write(alert)
+        self._alert_news.add(alert)
         self._pending_alerts.append((self._sink.written, alert))
         analyser = self._sources.get(alert.source_id)
         if analyser is not None and alert.state == "raised":
@@ -334,6 +364,7 @@ class Aggregator:
                 "alerts": self._alerts.state(),
                 "slo": self._slo.state(),
                 "numbers": dict(self._numbers),
+                "news": self._alert_news.state(),
                 "pending_alerts": [alert.model_dump(mode="json", by_alias=True) for alert in pending],
             }
         else:
@@ -356,9 +387,43 @@ class Aggregator:
     # -- looking in
 
     def tallies(self) -> dict[str, SourceTally]:
-        """Frames, objects and alerts by source so far."""
+        """What was found so far, by source."""
         with self._lock:
-            return {source_id: analyser.tally for source_id, analyser in self._sources.items()}
+            return {source_id: analyser.tally.copy() for source_id, analyser in self._sources.items()}
+
+    def seen(self, wanted: Mapping[str, FrameKey | None]) -> dict[str, Seen]:
+        """The event of one frame of each source, or (None) of its newest; without those that are not at hand.
+
+        Takes no lock: the aggregator may be waiting for a sink, and a picture does not wait for that.
+        """
+        found = {}
+        for source_id, key in wanted.items():
+            analyser = self._sources.get(source_id)
+            for seen in reversed(tuple(analyser.recent) if analyser else ()):
+                if key in (None, seen.key):
+                    found[source_id] = seen
+                    break
+        return found
+
+    def news(self, confirmed: tuple[str, int, int] | None) -> News:
+        """What has happened since; ``confirmed`` is the last answer's ``confirm``, once what it gave is held for good."""
+        with self._lock:
+            if confirmed is not None and confirmed[0] == self.incarnation:
+                self._alert_news.confirm(confirmed[1])
+                self._health_news.confirm(confirmed[2])
+            number, alerts = self._alert_news.read(NEWS_AT_ONCE)
+            health_number, health = self._health_news.read(NEWS_AT_ONCE)
+            active = frozenset(alert.alert_id for alert in self._alerts.active())
+            confirm = (self.incarnation, number, health_number)
+            return News(confirm, tuple(alerts), tuple(health), active, self._alert_news.lost)
+
+    def slo_counts(self) -> dict[str, SloCounts]:
+        """What the objective is judged by, of each source and of all (``*``)."""
+        return self._slo.counts()
+
+    def latencies(self, span_s: float) -> dict[str, tuple[float, float, float]]:
+        """See ``SloTracker.latencies``."""
+        return self._slo.latencies(span_s)
 
     def slo_attainment(self) -> dict[str, float]:
         """Share of frames within the SLO by source and for all (``*``), over the SLO's window."""

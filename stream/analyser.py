@@ -3,29 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
-from stream.events import TrackedObject
-from stream.frame import FrameInfo
-from stream.observation import Observation
+from stream.events import TrackedObject, TracksEvent
+from stream.frame import FrameInfo, FrameKey
+from stream.observation import Direction, Observation
 from stream.redact import redact
 from stream.track import ByteTracker
 
 GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
 
 
+RECENT = 16  # analysed frames of a source whose events are kept: 0.6 s at 25 frames/s, for whoever looks at a picture
+
+
 @dataclass(slots=True)
 class SourceTally:
-    """What was found so far in one source; for summaries."""
+    """What was found so far in one source, and in its zones now.
+
+    Attributes:
+        frames, objects, alerts: analysed, reported, raised.
+        duplicates: frames that came again and were left out.
+        stages_ms: milliseconds that the frames spent in each stage, summed.
+        crossings: by line and direction.
+        occupancy: objects in each zone after the last frame.
+    """
 
     frames: int = 0
     objects: int = 0
     alerts: int = 0
+    duplicates: int = 0
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    crossings: dict[str, dict[Direction, int]] = field(default_factory=dict)
+    occupancy: Mapping[str, int] = field(default_factory=dict)
+
+    def add(self, objects: int, stages_ms: Mapping[str, float]) -> None:
+        """Count an analysed frame."""
+        self.frames += 1
+        self.objects += objects
+        for stage, milliseconds in stages_ms.items():
+            self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + milliseconds
+
+    def observe(self, observation: Observation) -> None:
+        """Take in what holds in the zones and happened at the lines."""
+        self.occupancy = observation.occupancy
+        for line, crossings in observation.crossings.items():
+            counts = self.crossings.setdefault(line, {"in": 0, "out": 0})
+            for crossing in crossings:
+                counts[crossing.direction] += 1
+
+    def copy(self) -> SourceTally:
+        """One that does not change any more."""
+        crossings = {line: dict(counts) for line, counts in self.crossings.items()}
+        return replace(self, stages_ms=dict(self.stages_ms), crossings=crossings)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An analysed frame: its event, and the objects in each zone after it."""
+
+    key: FrameKey
+    event: TracksEvent
+    occupancy: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -44,6 +89,7 @@ class SourceAnalyser:
     t_s: float = 0.0
     seen_s: float = 0.0
     tally: SourceTally = field(default_factory=SourceTally)
+    recent: deque[Seen] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @classmethod
     def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from stream.detections import Detections
 
 Uint8Array = npt.NDArray[np.uint8]
+FrameKey = tuple[str, int]
+"""Names a frame of a source: session and frame index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class FrameInfo:
     decoded_s: float
     batched_s: float = 0.0
     held_s: float = 0.0
+
+    @property
+    def key(self) -> FrameKey:
+        """Tells the frame from all others of its source."""
+        return self.session, self.frame_index
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from stream.frame import FrameInfo, Uint8Array
 
 SETTLE_S = 3.0  # of stillness before the gate closes
 LOOK_S = 4.0  # between two looks at a still scene: a key frame of 1080p at 27 ms of CPU costs 7 ms a second then
+WATCHED_LOOK_S = 0.9  # while somebody watches: a picture a second, where key frames come that often
 CALM_S = 2.0  # after a movement every frame is analysed for this long: the detector's answer is on its way
 MAX_KEY_INTERVAL_S = 5.0  # key frames that are further apart would mean to hold too much: the gate stays open
 BURST_S = 0.4  # packets of so much time are judged together: key frames apart, B-frames are smaller than others
@@ -96,10 +97,12 @@ class Gate:
     Attributes:
         asleep: closed; ``reason`` tells why it opened or closed last.
         presence: told of the detector's answers, by another thread.
+        watched: somebody looks at the pictures, so looks at a still scene come more often.
     """
 
     def __init__(self, presence: Presence):
         self.presence = presence
+        self.watched = False
         self.begin("")
 
     def begin(self, session: str) -> None:
@@ -173,7 +176,11 @@ class Gate:
 
     def look_due(self, pts_s: float) -> bool:
         """Whether the key frame at this time should be decoded by itself and shown: the gate is closed, or may close now."""
-        return self._drowsy or (self.asleep and pts_s - self._analysed_s >= LOOK_S)
+        return self._drowsy or (self.asleep and pts_s - self._analysed_s >= self._look_s)
+
+    @property
+    def _look_s(self) -> float:
+        return WATCHED_LOOK_S if self.watched else LOOK_S
 
     def look(self, image: Uint8Array, pts_s: float) -> bool:
         """A picture of the still scene, of a key frame. With it the gate closes, or stays closed.
@@ -213,7 +220,7 @@ class Gate:
         if (
             pts_s - self._moved_s < CALM_S
             or pts_s - self._stirred_s < CALM_S
-            or pts_s - self._analysed_s >= LOOK_S
+            or pts_s - self._analysed_s >= self._look_s
             or self.presence.there(pts_s)
             or not answered()
             or self.presence.there(pts_s)

@@ -20,6 +20,7 @@ from stream.frame import Frame
 from stream.gate import Gate, Presence
 from stream.logs import get_logger
 from stream.metrics import Metrics
+from stream.viewfinder import Look, Picture, Viewfinder
 from stream.worker import SourceParts, SourceStatus, SourceWorker
 
 logger = get_logger(__name__)
@@ -34,6 +35,7 @@ class Ingest:
 
     Attributes:
         failure: the first error in a thread of this that should not be; the service goes on, a command should end.
+        viewfinder: shows pictures of the sources.
 
     Args:
         config: detectors, SLO and connections; its sources are not started (see ``set_sources``).
@@ -59,6 +61,7 @@ class Ingest:
         self._config, self._models, self._delivery = config, models, delivery
         self._clock, self._metrics, self._on_frame = clock, metrics, on_frame
         self.failure: Exception | None = None
+        self.viewfinder = Viewfinder(clock)
         self._workers: dict[str, SourceWorker] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -111,6 +114,7 @@ class Ingest:
             kafka=self._config.kafka_input(source) if source.scheme == "kafka" else None,
             gate=self._gate(source) if source.gated else None,
             pictures=self._on_frame is not None,
+            viewfinder=self.viewfinder,
         )
         worker = SourceWorker(source, parts, batcher, self._delivery, self._clock, self._metrics)
         worker.start()
@@ -126,6 +130,7 @@ class Ingest:
         self._workers.pop(worker.config.id, None)
         self._delivery.forget(worker.config.id)
         self._metrics.remove_source(worker.config.id)
+        self.viewfinder.forget(worker.config.id)
 
     # -- called by dispatchers and batchers
 
@@ -156,8 +161,13 @@ class Ingest:
             for name, batcher in self._batchers.items():
                 self._metrics.queue_depth(name, batcher.pending())
             self._metrics.queue_depth("unsafe_messages", self._delivery.unsafe())
+            self.viewfinder.rest()
 
     # -- looking in
+
+    def pictures(self, looks: Mapping[str, Look]) -> dict[str, Picture]:
+        """See ``Viewfinder.pictures``; sources that are not read here give none."""
+        return self.viewfinder.pictures({source_id: look for source_id, look in looks.items() if source_id in self._workers})
 
     def status(self) -> list[SourceStatus]:
         """Of every source."""

@@ -36,6 +36,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._sink_dropped: dict[str, int] = {}
+        self._dropped: dict[str, dict[str, int]] = {}
         self._families: dict[str, Counter | Gauge | Histogram] = {}
 
         def counter(name: str, text: str, *labels: str) -> None:
@@ -71,6 +72,13 @@ class Metrics:
         """Count ``n`` frames; dropped ones with the reason (``sampled``, ``key_frames_only``, ``gated``, ``stale``,
         ``queue_full``, ``undecodable``, ``detector_error``, ...)."""
         self._counter("frames", source_id, outcome, reason).inc(n)
+        if outcome == "dropped":
+            dropped = self._dropped.setdefault(source_id, {})
+            dropped[reason] = dropped.get(reason, 0) + n
+
+    def dropped(self, source_id: str) -> dict[str, int]:
+        """Frames of the source that were not analysed so far, by reason."""
+        return self._dropped.get(source_id, {}).copy()
 
     def removed(self) -> None:
         """Count a frame whose source was removed while it was on its way."""
@@ -156,6 +164,7 @@ class Metrics:
 
     def remove_source(self, source_id: str) -> None:
         """Take the source's series away. A later call about it would begin them anew, so call this last."""
+        self._dropped.pop(source_id, None)
         for name, labels in list(self._children):
             if labels and labels[0] == source_id and name in _BY_SOURCE:
                 self._drop(name, labels)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ LONGEST_S = max(BURN_WINDOWS_S.values())
 LONG_PERIOD_S = 60.0  # 6 h in 360 rows
 WINDOW_ROWS = 60  # the judged window in as many rows, none shorter than a second
 MIN_FRAMES = 10  # fewer frames in the window are not judged: a source at 0.1 frames/s needs a window of 100 s
+PERCENTS = (50, 95, 99)
 MIN_LATE = 2  # a single late frame breaches nothing, however few frames there are
 RECOVERY_SHARE = 0.25  # of window_s: the objective must be held again without a break for this long
 BOUNDS_S = tuple(0.005 * 2 ** (i / 4) for i in range(56))  # 5 ms to 69 s, 19 % apart: a percentile is off by less than that
@@ -84,6 +85,37 @@ class SloReport:
     burn_rates: dict[str, float]
     budget_remaining: float
     breached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SloCounts:
+    """What a report is made of; those of several processes may be added.
+
+    Attributes:
+        good, frames: frames within the latency, and all that were analysed, in the window.
+        histogram: of their latencies, by ``BOUNDS_S``.
+        burn: good frames and frames by window of ``BURN_WINDOWS_S``.
+        breached: as in :class:`SloReport`.
+    """
+
+    good: int
+    frames: int
+    histogram: tuple[int, ...]
+    burn: dict[str, tuple[int, int]]
+    breached: bool
+
+    def __add__(self, other: SloCounts) -> SloCounts:
+        histogram = tuple(map(int.__add__, self.histogram, other.histogram))
+        burn = {name: (good + other.burn[name][0], frames + other.burn[name][1]) for name, (good, frames) in self.burn.items()}
+        return SloCounts(self.good + other.good, self.frames + other.frames, histogram, burn, self.breached or other.breached)
+
+    def report(self, objective: float) -> SloReport:
+        """The figures."""
+        burn = {name: (frames - good) / max(frames, 1) / (1 - objective) for name, (good, frames) in self.burn.items()}
+        attainment = self.good / self.frames if self.frames else None
+        latency_s = {f"p{percent}": _quantile(self.histogram, percent / 100) for percent in PERCENTS}
+        longest = max(BURN_WINDOWS_S, key=lambda name: BURN_WINDOWS_S[name])
+        return SloReport(self.frames, attainment, latency_s, burn, 1 - burn[longest], self.breached)
 
 
 class _Ring:
@@ -181,6 +213,25 @@ class SloTracker:
             now_s = self._now_s()
             return self._report(self._judged.get(source_id) or _Judged(self._config, now_s), now_s)
 
+    def counts(self) -> dict[str, SloCounts]:
+        """What each source's report is made of, and that of ``*``."""
+        with self._lock:
+            now_s = self._now_s()
+            return {source_id: self._counts(judged, now_s) for source_id, judged in self._judged.items()}
+
+    def latencies(self, span_s: float) -> dict[str, tuple[float, float, float]]:
+        """Seconds at the 50th, 95th and 99th percentile of the last ``span_s`` (at most ``window_s``, whole rows of it), by
+        source; without those that had no frames in it."""
+        found = {}
+        with self._lock:
+            now_s = self._now_s()
+            for source_id, judged in self._judged.items():
+                _, frames, *histogram = judged.window.sums(now_s, min(span_s, self._config.window_s)).tolist()
+                if frames:
+                    p50, p95, p99 = (_quantile(histogram, percent / 100) for percent in PERCENTS)
+                    found[source_id] = p50, p95, p99
+        return found
+
     def attainments(self) -> dict[str, float]:
         """Attainment over ``window_s`` of every source that had frames in it, and of ``*``."""
         found = {}
@@ -247,15 +298,15 @@ class SloTracker:
         return True
 
     def _report(self, judged: _Judged, now_s: float) -> SloReport:
+        return self._counts(judged, now_s).report(self._config.objective)
+
+    def _counts(self, judged: _Judged, now_s: float) -> SloCounts:
         good, frames, *histogram = judged.window.sums(now_s, self._config.window_s).tolist()
         burn = {}
         for name, span_s in BURN_WINDOWS_S.items():
-            long_good, long_all = judged.long.sums(now_s, span_s).tolist()
-            bad_share = (long_all - long_good) / long_all if long_all else 0.0
-            burn[name] = bad_share / (1 - self._config.objective)
-        latency_s = {f"p{percent}": _quantile(histogram, percent / 100) for percent in (50, 95, 99)}
-        longest = max(BURN_WINDOWS_S, key=lambda name: BURN_WINDOWS_S[name])
-        return SloReport(frames, good / frames if frames else None, latency_s, burn, 1 - burn[longest], judged.breached)
+            long_good, long_frames = judged.long.sums(now_s, span_s).tolist()
+            burn[name] = long_good, long_frames
+        return SloCounts(good, frames, tuple(histogram), burn, judged.breached)
 
     def _reason(self, judged: _Judged, now_s: float) -> str:
         report, config = self._report(judged, now_s), self._config
@@ -267,7 +318,7 @@ class SloTracker:
         )
 
 
-def _quantile(histogram: list[int], share: float) -> float:
+def _quantile(histogram: Sequence[int], share: float) -> float:
     """The value below which ``share`` of the frames lie, interpolated inside its bucket; NaN without frames.
 
     Latencies over the last bound are given as that bound.

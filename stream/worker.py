@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stream.batch import Batcher
@@ -28,6 +28,7 @@ from stream.retry import Backoff
 from stream.scale import Scaler, to_picture
 from stream.sources import open_source
 from stream.sources.base import Source
+from stream.viewfinder import Viewfinder
 
 logger = get_logger(__name__)
 
@@ -44,7 +45,8 @@ class SourceStatus:
     """Where a source stands. ``reason`` is free of secrets; ``pts_s`` is the media time reached.
 
     ``decode`` is how much of it is decoded at present (``full``, ``fast`` or ``key``) and ``decode_reason`` why; of
-    ``frames``, ``decoded`` went through the codec. ``asleep``: its gate is closed, the scene is still.
+    ``frames``, ``decoded`` went through the codec. ``asleep``: its gate is closed, the scene is still. ``since_at``: POSIX
+    seconds at which the state began; ``dropped``: frames that were not analysed, by reason.
     """
 
     source_id: str
@@ -59,6 +61,10 @@ class SourceStatus:
     decode: Level = "full"
     decode_reason: str = ""
     asleep: bool = False
+    since_at: float = 0.0
+    width: int = 0
+    height: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,14 @@ class SourceParts:
         kafka: where the brokers are, for ``kafka://``.
         gate: of this source; None analyses every sampled frame.
         pictures: keep each analysed frame at full size as well.
+        viewfinder: shows the frames to whoever looks; nobody does without one.
     """
 
     spec: InputSpec
     kafka: KafkaInput | None = None
     gate: Gate | None = None
     pictures: bool = False
+    viewfinder: Viewfinder | None = None
 
 
 class SourceWorker:
@@ -106,11 +114,13 @@ class SourceWorker:
         self._parts, self._batcher, self._delivery = parts, batcher, delivery
         self._clock, self._metrics = clock, metrics
         self._scaler = Scaler(parts.spec)
+        self._viewfinder = parts.viewfinder or Viewfinder(clock)
         self._effort = Effort(config, gated=parts.gate is not None)
         self._tally = IntakeTally()
         self._stopping = threading.Event()
         self._source: Source | None = None
-        self._status = SourceStatus(config.id, "connecting")
+        self._status = SourceStatus(config.id, "connecting", since_at=clock.time())
+        self._size_px = (0, 0)
         self._announced: bool | None = None
         self._sent = 0  # frames given to the batcher that have not left it or the detector yet
         self._sent_lock = threading.Lock()
@@ -128,7 +138,7 @@ class SourceWorker:
     @property
     def status(self) -> SourceStatus:
         """A consistent copy."""
-        return self._status
+        return replace(self._status, dropped=self._metrics.dropped(self.config.id))
 
     @property
     def done(self) -> bool:
@@ -139,6 +149,7 @@ class SourceWorker:
         """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance."""
         if detections is not None and self._parts.gate is not None:
             self._parts.gate.presence.saw(info, detections)
+        self._viewfinder.left(info)
         with self._sent_lock:
             self._sent -= 1
 
@@ -229,9 +240,13 @@ class SourceWorker:
 
     def _take(self, source: Source, frames: Iterable[Sampled]) -> None:
         """Hand over what is to be analysed, and note how far the source is."""
+        if self._parts.gate is not None:
+            self._parts.gate.watched = self._viewfinder.watches(self.config.id)
         for sampled in frames:
             self._came_online()
-            self._put(self._frame(source, sampled))
+            frame = self._frame(source, sampled)
+            self._viewfinder.see(frame.info, sampled.decoded.frame)
+            self._put(frame)
         self._note()
 
     def _note(self) -> None:
@@ -254,10 +269,13 @@ class SourceWorker:
             decode=choice.level,
             decode_reason=choice.reason,
             asleep=asleep,
+            width=self._size_px[0],
+            height=self._size_px[1],
         )
 
     def _frame(self, source: Source, sampled: Sampled) -> Frame:
         decoded = sampled.decoded
+        self._size_px = decoded.width, decoded.height
         info = FrameInfo(
             source_id=self.config.id,
             session=source.session,
@@ -301,12 +319,12 @@ class SourceWorker:
 
     def _came_online(self) -> None:
         if self._status.state != "online":
-            self._status = replace(self._status, state="online", reason="")
+            self._become("online", "")
         if self._announced is not True and (self.config.live or self.config.scheme == "kafka"):
             self._announce(True, "frames arrive")
 
     def _went_offline(self, reason: str) -> None:
-        self._status = replace(self._status, state="offline", reason=reason)
+        self._become("offline", reason)
         if self._announced is not False:
             self._announce(False, reason)
 
@@ -322,4 +340,8 @@ class SourceWorker:
         if state == "failed" or self.config.live:
             self._went_offline(reason)
         self._delivery.send(SourceFinished(self.config.id))
-        self._status = replace(self._status, state=state, reason=reason)
+        self._become(state, reason)
+
+    def _become(self, state: State, reason: str) -> None:
+        since_at = self._clock.time() if state != self._status.state else self._status.since_at
+        self._status = replace(self._status, state=state, reason=reason, since_at=since_at)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stream.aggregate import Aggregator
+from stream.analyser import RECENT
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint
 from stream.config import PipelineConfig
@@ -312,3 +313,43 @@ def test_frames_that_the_gate_held_are_not_held_against_the_objective() -> None:
     assert sink.of(HealthEvent) == []
     assert to.slo_attainment() == {}
     assert sink.of(TracksEvent)[-1].stages_ms["gate"] == 3100
+
+
+def test_the_events_of_the_last_frames_are_at_hand() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    send(to, *(batch((frame("a", i, "s"), people(2))) for i in range(3 * RECENT)))
+    seen = to.seen({"a": ("s", 3 * RECENT - 2), "b": None})["a"]
+    assert (seen.event, seen.occupancy) == (sink.of(TracksEvent)[-2], {"all": 2})
+    newest = to.seen({"a": None})["a"]
+    assert newest.event == sink.of(TracksEvent)[-1]
+    assert to.seen({"a": ("s", 3 * RECENT - RECENT - 1), "b": ("s", 1)}) == {}
+    assert to.seen({"a": ("another", 3 * RECENT - 1), "unknown": None}) == {}
+
+
+def test_the_tally_says_what_was_found_and_what_holds() -> None:
+    to = aggregator(MemorySink())
+    send(to, *(batch((frame("a", i), people(2))) for i in (0, 1, 2, 2)))
+    tally = to.tallies()["a"]
+    assert (tally.frames, tally.objects, tally.duplicates, tally.occupancy) == (3, 6, 1, {"all": 2})
+    assert tally.stages_ms["detect"] == pytest.approx(3 * to.seen({"a": None})["a"].event.stages_ms["detect"])
+    send(to, batch((frame("a", 3), people(2))), start=5)
+    assert tally.frames == 3, "a copy"
+
+
+def test_alerts_are_told_until_they_are_confirmed_and_after_a_crash(tmp_path: Path) -> None:
+    sink = MemorySink()
+    to = aggregator(sink, tmp_path)
+    send(to, *(batch((frame("a", i), people(3))) for i in range(20)), SourceState("b", False, "stalled", T0))
+    news = to.news(None)
+    assert [alert.state for alert in news.alerts] == ["raised"]
+    assert [event.state for event in news.health] == ["offline"]
+    assert news.active == {news.alerts[0].alert_id}
+
+    again = aggregator(sink, tmp_path)  # nobody has closed the first one
+    told = again.news(news.confirm)  # of another incarnation
+    assert {alert.event_id for alert in told.alerts} == {news.alerts[0].event_id}
+    after = again.news(told.confirm)
+    assert (after.alerts, after.active) == ((), news.active)
+    again.close()
+    assert aggregator(sink, tmp_path).news(None).alerts == (), "confirmed before the checkpoint"

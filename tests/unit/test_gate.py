@@ -234,3 +234,13 @@ def test_it_never_fails_and_never_closes_without_a_look(steps: list[tuple[int, b
             gate.admits(picture, pts_s, lambda answered=answered: answered)  # type: ignore[misc]
             assert not gate.asleep
         assert gate.reason
+
+
+def test_a_watched_scene_is_looked_at_each_second_and_still_sleeps() -> None:
+    scene = Scene().run(0, 30)
+    assert scene.gate.asleep
+    scene.gate.watched = True
+    scene.run(30, 60)
+    looks = [pts_s for pts_s in scene.analysed if pts_s > 31]
+    assert np.diff(looks).max() <= 1.0 + 1e-6
+    assert scene.gate.asleep

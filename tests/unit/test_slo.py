@@ -240,3 +240,25 @@ class TestBoundedMemory:
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert grown < 10_000
+
+
+def test_counts_of_several_processes_add_up_to_one_report(clock: ManualClock) -> None:
+    whole, parts = SloTracker(CONFIG, clock), [SloTracker(CONFIG, clock) for _ in range(3)]
+    for i in range(90):
+        latency_s = 0.01 * (1 + i)
+        whole.record("cam", latency_s)
+        parts[i % 3].record("cam", latency_s)
+    first, second, third = (part.counts()["*"] for part in parts)
+    assert (first + second + third).report(CONFIG.objective) == whole.report()
+    assert whole.counts()["cam"].report(CONFIG.objective) == whole.report("cam")
+
+
+def test_latencies_are_those_of_the_last_frames(tracker: SloTracker, clock: ManualClock) -> None:
+    record(tracker, "cam", 50)
+    record(tracker, "gone", 50)
+    clock.advance(20)
+    record(tracker, "cam", 0, 50)
+    latencies = tracker.latencies(10)
+    assert latencies["cam"] == pytest.approx((0.8, 0.8, 0.8), rel=0.2)
+    assert "gone" not in latencies
+    assert tracker.latencies(60)["cam"][0] == pytest.approx(0.1, rel=0.2)
