@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,35 +14,44 @@ from ray.exceptions import RayError
 from actors import names
 from actors.lease import Lease
 from actors.metrics import RayMetrics
-from stream.aggregate import Aggregator
-from stream.analyser import SourceTally
+from stream.aggregate import Aggregator, News
+from stream.analyser import Seen, SourceTally
 from stream.checkpoint import Checkpoint
 from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
 from stream.errors import AggregatorUnavailable
+from stream.frame import FrameKey
 from stream.logs import configure_process
 from stream.metrics import Metrics
 from stream.redact import reason
 from stream.sinks import open_sinks
+from stream.slo import SloCounts
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 TICK_S = 0.5
 CALL_TIMEOUT_S = 60.0  # a sink may block while its spool is full
+LATENCY_S = 10.0  # over which the latency of the last frames is told
 BACKLOG_S = 10.0  # events that wait in the sinks and have not become fewer for this long are a fault
 
 
 @dataclass(frozen=True, slots=True)
 class AggregatorStatus:
-    """What an aggregator tells of itself; ``sink_fault`` is empty while events reach their destination."""
+    """What an aggregator tells of itself; ``sink_fault`` is empty while events reach their destination.
+
+    ``attainment`` is that of the SLO's window, ``latency_s`` the 50th, 95th and 99th percentile of the last ten seconds, both by
+    source.
+    """
 
     name: str
     sink_fault: str
     pending_events: int
     attainment: dict[str, float]
     tallies: dict[str, SourceTally]
+    latency_s: dict[str, tuple[float, float, float]]
+    news: News
 
 
 class AggregatorActor:
@@ -72,15 +81,29 @@ class AggregatorActor:
         self._pending, self._fewer_s = 0, time.monotonic()
         self._lease = Lease(self._tick, self._close, TICK_S)
 
-    def set_sources(self, sources: Sequence[SourceConfig]) -> AggregatorStatus:
-        """Analyse exactly these sources, and say how things stand."""
+    def set_sources(self, sources: Sequence[SourceConfig], confirmed: tuple[str, int, int] | None = None) -> AggregatorStatus:
+        """Analyse exactly these sources, and say how things stand; ``confirmed``: see ``Aggregator.news``."""
         self._lease.renew()
         self._aggregator.set_sources(sources)
         self._told.set()
         aggregator = self._aggregator
         return AggregatorStatus(
-            self._name, self._sink_fault(), self._sink.pending(), aggregator.slo_attainment(), aggregator.tallies()
+            self._name,
+            self._sink_fault(),
+            self._sink.pending(),
+            aggregator.slo_attainment(),
+            aggregator.tallies(),
+            aggregator.latencies(LATENCY_S),
+            aggregator.news(confirmed),
         )
+
+    def seen(self, wanted: Mapping[str, FrameKey | None]) -> dict[str, Seen]:
+        """See ``Aggregator.seen``."""
+        return self._aggregator.seen(wanted)
+
+    def slo_counts(self) -> dict[str, SloCounts]:
+        """See ``Aggregator.slo_counts``."""
+        return self._aggregator.slo_counts()
 
     def _sink_fault(self) -> str:
         if self._aggregator.sink_fault:

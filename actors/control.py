@@ -12,6 +12,8 @@ from actors import names
 from actors.api.app import build_api
 from actors.api.backend import Backend
 from actors.reconcile import Reconciler
+from actors.record import Record
+from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
 from stream.logs import configure_process
@@ -38,8 +40,10 @@ class Control:
 
     def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription], *detectors: DeploymentHandle[Any]):
         configure_process(config.service.logs, actor=names.CONTROL)
-        self._reconciler = Reconciler(config, models)
-        self._backend = Backend(config, models, dict(zip(config.detectors, detectors, strict=True)), self._reconciler)
+        record = Record(config.service.state_dir / "control", SystemClock())
+        self._reconciler = Reconciler(config, models, record)
+        by_name = dict(zip(config.detectors, detectors, strict=True))
+        self._backend = Backend(config, models, by_name, self._reconciler, record)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Serve's name for it
         return build_api(self._backend)

@@ -19,6 +19,7 @@ from stream.detectors.registry import ModelDescription
 from stream.ingest import Ingest
 from stream.logs import configure_process
 from stream.metrics import Metrics
+from stream.viewfinder import Look, Picture
 from stream.worker import SourceStatus
 
 TICK_S = 2.0
@@ -75,6 +76,10 @@ class IngestActor:
         self._shards = dict(shards)
         self._ingest.set_sources(sources)
         return IngestStatus(self._cores(), self._ingest.status())
+
+    def pictures(self, looks: Mapping[str, Look]) -> dict[str, Picture]:
+        """See ``Viewfinder.pictures``; does not wait, so it holds no other call up."""
+        return self._ingest.pictures(looks)
 
     def _cores(self) -> float:
         asked_s, cpu_s = time.monotonic(), time.process_time()

@@ -11,13 +11,14 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor
 from actors.placement import place, shards
+from actors.record import Record
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
 from stream.logs import get_logger
@@ -40,6 +41,7 @@ class Reconciler:
 
     Attributes:
         placement: ingest actor by source id.
+        shards: aggregator by source id.
         sources: status by source id.
         aggregates: what each aggregator told last.
         faults: why an actor does not answer, by actor.
@@ -47,11 +49,13 @@ class Reconciler:
     Args:
         config: the whole config.
         models: by detector.
+        record: is told what the actors tell.
     """
 
-    def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription]):
-        self._config, self._models = config, models
+    def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription], record: Record):
+        self._config, self._models, self._record = config, models, record
         self.placement: dict[str, str] = {}
+        self.shards: dict[str, str] = {}
         self.sources: dict[str, SourceStatus] = {}
         self.aggregates: dict[str, AggregatorStatus] = {}
         self.faults: dict[str, str] = {"control": "starting"}
@@ -70,6 +74,18 @@ class Reconciler:
         """Run exactly these sources from the next round on."""
         self._config = self._config.model_copy(update={"sources": list(sources)})
         self.sources = {source.id: self.sources[source.id] for source in sources if source.id in self.sources}
+
+    async def ask(self, name: str, method: str, *what: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """What an actor answers.
+
+        Raises:
+            RayError: it does not; also where there is no such actor at present.
+            TimeoutError: not in time.
+        """
+        actor = self._actors.get(name)
+        if actor is None:
+            raise ActorUnavailableError(f"{name} is not there at present", None)
+        return await _answer(getattr(actor, method).remote(*what), timeout_s)
 
     async def metrics(self) -> dict[str, bytes]:
         """OpenMetrics text by actor, of those that answer."""
@@ -120,10 +136,11 @@ class Reconciler:
         def read_by(name: str, without: set[str]) -> list[SourceConfig]:
             return [sources[i] for i, actor in placement.items() if actor == name and i not in without]
 
-        told = [tell(n, [s for i, s in sources.items() if shard[i] == index]) for index, n in enumerate(aggregators)]
-        for name, status in zip(aggregators, await asyncio.gather(*told), strict=True):
-            if status is not None:
-                self.aggregates[name] = status
+        self.shards = {source_id: aggregators[index] for source_id, index in shard.items()}
+        confirmed = self._record.confirmed
+        told = [tell(n, [s for i, s in sources.items() if self.shards[i] == n], confirmed.get(n)) for n in aggregators]
+        answered = {n: status for n, status in zip(aggregators, await asyncio.gather(*told), strict=True) if status is not None}
+        self.aggregates |= answered
         if moved:  # no source is read twice: it stops where it was before it begins where it will be
             await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
         answers = await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests))
@@ -131,6 +148,7 @@ class Reconciler:
             self.sources |= {status.source_id: status for status in (answer.sources if answer else ())}
         if all(answers):  # else it is not known what all of them use
             self._scale(sum(answer.cores for answer in answers))
+        await self._record.take(sources.keys(), self.sources, answered, complete=len(answered) == len(aggregators))
         for name, why in faults.items():
             if name not in self.faults:
                 logger.warning("an actor does not answer", of=name, reason=why)

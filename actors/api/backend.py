@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import HTTPConnection
 
 from actors.reconcile import Reconciler
+from actors.record import Record
 from stream.access import Guard
 from stream.clock import SystemClock
 from stream.config import PipelineConfig
@@ -26,6 +27,7 @@ class Backend:
         models: by detector.
         detectors: Serve handles by detector.
         reconciler: the actors.
+        record: history and alerts.
         guard: who may ask.
         started_at: POSIX seconds.
         stopping: set when the service stops, for answers that would go on for ever.
@@ -37,8 +39,10 @@ class Backend:
         models: Mapping[str, ModelDescription],
         detectors: Mapping[str, DeploymentHandle[Any]],
         reconciler: Reconciler,
+        record: Record,
     ):
-        self.config, self.models, self.detectors, self.reconciler = config, models, detectors, reconciler
+        self.config, self.models, self.detectors = config, models, detectors
+        self.reconciler, self.record = reconciler, record
         self.guard = Guard(config.service.access, config.service.state_dir, SystemClock())
         self.started_at = time.time()
         self.stopping = asyncio.Event()

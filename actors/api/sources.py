@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends
 from actors.api.access import viewer
 from actors.api.backend import Backend, TheBackend
 from actors.api.problems import Problem
-from actors.api.views import SourceView, StatusView
+from actors.api.views import SourceView, StatusView, latency_view
+from stream.analyser import SourceTally
 from stream.config import SourceConfig
 from stream.redact import redact
 from stream.worker import SourceStatus
@@ -61,20 +62,27 @@ def view_of(source: SourceConfig, backend: Backend) -> SourceView:
 
 def _status(source: SourceConfig, backend: Backend) -> StatusView:
     status = backend.reconciler.sources.get(source.id, SourceStatus(source.id, "connecting"))
-    attainment, analysed = None, 0
+    attainment, latency_s, tally = None, None, SourceTally()
     for aggregate in backend.reconciler.aggregates.values():
         if source.id in aggregate.tallies:
-            attainment = aggregate.attainment.get(source.id)
-            analysed = aggregate.tallies[source.id].frames
+            attainment, latency_s = aggregate.attainment.get(source.id), aggregate.latency_s.get(source.id)
+            tally = aggregate.tallies[source.id]
     return StatusView(
         state=status.state,
         reason=status.reason,
+        since=status.since_at or None,
+        measured_fps=round(backend.record.history.fps(source.id), 2),
         frames=status.frames,
         decoded=status.decoded,
-        analysed=analysed,
+        analysed=tally.frames,
+        dropped=dict(status.dropped) | ({"duplicate": tally.duplicates} if tally.duplicates else {}),
         decode=status.decode,
         decode_reason=status.decode_reason,
         asleep=status.asleep,
         reconnects=status.reconnects,
+        width=status.width or None,
+        height=status.height or None,
+        latency_ms=latency_view(latency_s),
         slo_attainment=attainment,
+        occupancy=dict(tally.occupancy),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -20,20 +22,26 @@ class Readiness(BaseModel):
 
 
 class LatencyView(BaseModel):
-    """From capture to acknowledgement over the SLO's window, milliseconds; null without frames."""
+    """From capture to acknowledgement, milliseconds; null without frames."""
 
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
 
 
+def latency_view(latency_s: Sequence[float] | None) -> LatencyView:
+    """Of seconds at the 50th, 95th and 99th percentile; NaN is null."""
+    p50, p95, p99 = (None if math.isnan(s) else round(1000 * s, 1) for s in latency_s or (math.nan,) * 3)
+    return LatencyView(p50=p50, p95=p95, p99=p99)
+
+
 class StatusView(BaseModel):
     """How a source is.
 
     ``since``: of the state, POSIX seconds. Of ``frames``, ``decoded`` went through the codec and ``analysed`` through the
-    detector, ``measured_fps`` of them a second lately; ``dropped`` counts the others by reason. ``decode`` tells how much
-    is decoded (``full``, ``fast``, ``key``) and ``decode_reason`` why; ``asleep`` while the scene is still. ``occupancy``:
-    objects now, by zone.
+    detector; ``dropped`` counts the others by reason. ``measured_fps`` (analysed) and ``latency_ms`` are of the last ten
+    seconds, ``slo_attainment`` of the SLO's window. ``decode`` tells how much is decoded (``full``, ``fast``, ``key``) and
+    ``decode_reason`` why; ``asleep`` while the scene is still. ``occupancy``: objects now, by zone.
     """
 
     state: str

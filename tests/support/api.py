@@ -11,6 +11,8 @@ from fastapi import FastAPI
 
 from actors.api.app import build_api
 from actors.api.backend import Backend
+from actors.record import Record
+from stream.clock import SystemClock
 from stream.config_file import parse_config
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import ModelDescription
@@ -47,7 +49,8 @@ def config_of(**service: Any) -> dict[str, Any]:
 def app_of(config: dict[str, Any], base: Path) -> FastAPI:
     """The app for a config whose paths are relative to ``base``."""
     model = ModelDescription(InputSpec(352, 352), ("person", "car"), "people@sha256:0123456789ab")
-    backend = Backend(parse_config(config, "test", base), {"people": model}, {}, StillReconciler())  # type: ignore[arg-type]
+    record = Record(base / "control", SystemClock())
+    backend = Backend(parse_config(config, "test", base), {"people": model}, {}, StillReconciler(), record)  # type: ignore[arg-type]
     return build_api(backend)
 
 
