@@ -62,3 +62,4 @@ class Control:
         """Stop all actors; for ``framewatch up``."""
         self._backend.stopping.set()
         await self._reconciler.stop()
+        self._backend.record.close()

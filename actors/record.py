@@ -64,6 +64,10 @@ class Record:
                     self.history.changed(event.source_id, Change(event.at.timestamp(), event.state, event.reason))
         await self._log(aggregates, complete)
 
+    def close(self) -> None:
+        """Close the log's file."""
+        self.alerts.close()
+
     async def _log(self, aggregates: Mapping[str, AggregatorStatus], complete: bool) -> None:
         events = [event for status in aggregates.values() for event in status.news.alerts]
         active = {alert_id for status in aggregates.values() for alert_id in status.news.active}
