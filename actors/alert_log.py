@@ -8,7 +8,6 @@ returned from is on the disk.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import threading
@@ -20,8 +19,9 @@ from typing import Any
 
 from stream.clock import Clock
 from stream.events import AlertEvent, timestamp
+from stream.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_ALERTS = 10_000
 MAX_AGE_S = 90 * 86_400.0
@@ -88,7 +88,7 @@ class AlertLog:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # locked, no space: not the file's fault
                 raise OSError(f"{path}: {error}") from error
-            logger.error("%s is damaged (%s): moved to %s.damaged", path, error, path.name)
+            logger.error("the log of alerts is damaged: moved aside", path=f"{path}.damaged", reason=str(error))
             os.replace(path, path.with_name(path.name + ".damaged"))
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)

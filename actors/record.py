@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,9 +11,10 @@ from actors.aggregator import AggregatorStatus
 from actors.alert_log import AlertLog
 from stream.clock import Clock
 from stream.history import Change, History, Reading
+from stream.logs import get_logger
 from stream.worker import SourceStatus
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Record:
@@ -78,14 +78,15 @@ class Record:
                 await asyncio.to_thread(self.alerts.settle, active)
         except sqlite3.Error as error:  # the disk is full, say: the aggregators keep their news meanwhile
             if not self._failed:
-                logger.error("the log of alerts cannot be written: %s", error)
+                logger.error("the log of alerts cannot be written", reason=str(error))
             self._failed = True
             return
         self._failed = False
         for name, status in aggregates.items():
             self.confirmed[name] = status.news.confirm
             if status.news.lost > self._lost.get(name, 0):
-                logger.error("%s gave up %d alerts before they were logged", name, status.news.lost - self._lost.get(name, 0))
+                lost = status.news.lost - self._lost.get(name, 0)
+                logger.error("alerts were given up before they were logged", aggregator=name, alerts=lost)
             self._lost[name] = status.news.lost
 
 

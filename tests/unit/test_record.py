@@ -89,4 +89,5 @@ def test_an_alert_is_over_when_all_aggregators_have_forgotten_it(rounds: Round) 
 def test_lost_alerts_are_told_once(rounds: Round, caplog: pytest.LogCaptureFixture) -> None:
     rounds.take(status(lost=3))
     rounds.take(status(lost=3))
-    assert [record.getMessage() for record in caplog.records] == ["aggregator-0 gave up 3 alerts before they were logged"]
+    [record] = caplog.records
+    assert (record.getMessage(), record.__dict__["alerts"]) == ("alerts were given up before they were logged", 3)
