@@ -72,7 +72,7 @@ class AggregatorActor:
         folder.mkdir(parents=True, exist_ok=True)
         self._name = name
         self._digest = config.digest()
-        self._metrics = Metrics(config.slo.latency_ms / 1000)
+        self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         self._ray_metrics = RayMetrics(self._metrics, name)
         self._sink = open_sinks(config.sinks, folder / "spool")
         checkpoint = Checkpoint(folder / "checkpoint.json")

@@ -45,7 +45,7 @@ class IngestActor:
 
     def __init__(self, name: str, config: PipelineConfig, models: dict[str, ModelDescription]):
         configure_process(config.service.logs, actor=name)
-        self._metrics = Metrics(config.slo.latency_ms / 1000)
+        self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         self._digest = config.digest()
         self._ray_metrics = RayMetrics(self._metrics, name)
         self._shards: Mapping[str, int] = {}

@@ -6,19 +6,11 @@ import time
 
 from ray.util.metrics import Counter, Gauge
 
+from stream.families import FAMILIES
 from stream.metrics import Metrics
 
-PUBLISHED = {
-    "framewatch_frames": ("source", "outcome", "reason"),
-    "framewatch_slo_attainment_ratio": ("source",),
-    "framewatch_queue_depth": ("queue",),
-    "framewatch_source_up": ("source",),
-    "framewatch_source_decode": ("source", "mode"),
-    "framewatch_source_asleep": ("source",),
-    "framewatch_sink_pending": (),
-    "framewatch_alerts_active": ("rule",),
-}
-"""Families of ``stream.metrics`` and their labels. Ray puts ``ray_`` before the names."""
+PUBLISHED = {family.full_name: family.labels for family in FAMILIES if family.ray}
+"""Labels of the families of ``stream.families`` that Ray gets too. Ray puts ``ray_`` before the names."""
 
 INTERVAL_S = 5.0  # Ray reports every 10 s; each value costs its process some 10 us, and the agent more
 

@@ -17,6 +17,7 @@ from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor
+from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
 from stream.config import PipelineConfig, SourceConfig
@@ -29,6 +30,7 @@ logger = get_logger(__name__)
 
 RECONCILE_S = 1.0
 CALL_TIMEOUT_S = 15.0
+SCRAPE_TIMEOUT_S = 5.0  # Prometheus waits 10 s by default, and the other actors' metrics are worth something too
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 ASSUMED_FPS = 25.0  # load of a source of which every frame is analysed
@@ -45,6 +47,7 @@ class Reconciler:
         sources: status by source id.
         aggregates: what each aggregator told last.
         faults: why an actor does not answer, by actor.
+        overview: metrics of the service as a whole.
 
     Args:
         config: the whole config.
@@ -59,6 +62,7 @@ class Reconciler:
         self.sources: dict[str, SourceStatus] = {}
         self.aggregates: dict[str, AggregatorStatus] = {}
         self.faults: dict[str, str] = {"control": "starting"}
+        self.overview = Overview(config)
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._tidied = self._stopping = False
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
@@ -88,11 +92,13 @@ class Reconciler:
         return await _answer(getattr(actor, method).remote(*what), timeout_s)
 
     async def metrics(self) -> dict[str, bytes]:
-        """OpenMetrics text by actor, of those that answer."""
+        """OpenMetrics text by actor, of those that answer, and of Control itself."""
+        actors = dict(self._actors)
         answers = await asyncio.gather(
-            *(_answer(actor.metrics.remote()) for actor in self._actors.values()), return_exceptions=True
+            *(_answer(actor.metrics.remote(), SCRAPE_TIMEOUT_S) for actor in actors.values()), return_exceptions=True
         )
-        return {name: text for name, text in zip(self._actors, answers, strict=True) if isinstance(text, bytes)}
+        found = {name: text for name, text in zip(actors, answers, strict=True) if isinstance(text, bytes)}
+        return {names.CONTROL: self.overview.metrics.expose()} | found
 
     async def stop(self) -> None:
         """Stop all actors for good."""
@@ -108,6 +114,7 @@ class Reconciler:
                 await self._reconcile()
             except Exception:
                 logger.exception("reconcile failed")
+                self.overview.metrics.reconcile_failed()
             await asyncio.sleep(RECONCILE_S)
 
     async def _reconcile(self) -> None:
@@ -153,6 +160,8 @@ class Reconciler:
             if name not in self.faults:
                 logger.warning("an actor does not answer", of=name, reason=why)
         self.faults = faults
+        sources_now = [self.sources.get(source_id) or SourceStatus(source_id, "connecting") for source_id in sources]
+        await self.overview.update(sources_now, [*(self._actors.keys() - faults.keys())], faults)
 
     def _count_ingests(self) -> int:
         """How many ingest actors there should be; at first, as many as this Reconciler finds at work, within the range."""

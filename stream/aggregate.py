@@ -249,7 +249,6 @@ class Aggregator:
         if change.online != analyser.online:  # an ingest process that was restarted says again what is known
             analyser.online = change.online
             self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
-        self._metrics.source_up(change.source_id, change.online)
         self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s))
 
     def _finish(self, source_id: str) -> None:
@@ -262,6 +261,8 @@ class Aggregator:
         with self._lock:
             now_s, at_s = self._clock.monotonic(), self._clock.time()
             for source_id, analyser in self._sources.items():
+                if analyser.online is not None:
+                    self._metrics.source_up(source_id, analyser.online)
                 if analyser.online is False:
                     self._raise(self._alerts.source_state(source_id, False, at_s))
                 idle_s = now_s - analyser.seen_s - analyser.patience_s
@@ -275,7 +276,7 @@ class Aggregator:
             self._sink_failed = False
             self._judge_slo()
             self._commit()
-            self._metrics.sink(self._sink.pending(), self._sink.dropped())
+            self._metrics.sink(self._sink.pending(), self._sink.dropped(), self._sink.spooled())
 
     def _judge_slo(self) -> None:
         while self._acknowledged:
@@ -285,7 +286,7 @@ class Aggregator:
                 continue  # removed meanwhile: its series are not to begin again; or held by its gate: late on purpose
             self._metrics.end_to_end(source_id, latency_s)
             if analyser.config.live or analyser.config.scheme == "kafka":
-                self._slo.record(source_id, latency_s)
+                self._metrics.judged(source_id, self._slo.record(source_id, latency_s))
         at_s = self._clock.time()
         for change in self._slo.evaluate():
             self._write_health(change.source_id, change.state, change.reason, at_s)

@@ -1,24 +1,31 @@
 """Metrics of one process in Prometheus' terms, and joining those of several.
 
-Each :class:`Metrics` has a registry of its own. Labels are ids and names of the config and fixed words, so the number of
-series is bounded by the config: histograms of stages are kept by detector, only the end-to-end latency by source.
+Each :class:`Metrics` has a registry of its own; ``families`` lists what there is. A family appears with its first value, so
+that no process tells a zero of what it does not have.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.process_collector import ProcessCollector
 
 from stream.config import SloConfig
 from stream.events import TOPICS, Event
+from stream.families import BY_NAME, PREFIX
+from stream.redact import redact
 from stream.slo import SERVICE, SloTracker
+from stream.telemetry import MetricsConfig
 
-STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-LATENCY_BUCKETS_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 5.0, 15.0, 60.0)
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ALL = ""
+"""Label of the sources without series of their own: to Prometheus, an empty label is none."""
+SHED = ("stale", "queue_full", "detector_error")
+"""Reasons to drop a frame because the service does not keep up; told as 0 from a source's start, so that rates begin there."""
 
 
 class Metrics:
@@ -29,49 +36,33 @@ class Metrics:
 
     Args:
         latency_s: the SLO's; the histogram of latencies has a bound there, so that what is within it can be told exactly.
+        config: which sources get series of their own.
     """
 
-    def __init__(self, latency_s: float = SloConfig().latency_ms / 1000) -> None:
-        latency_buckets_s = tuple(sorted({*LATENCY_BUCKETS_S, latency_s}))
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, latency_s: float = SloConfig().latency_ms / 1000, config: MetricsConfig | None = None) -> None:
+        config = config or MetricsConfig()
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each counter, which nobody asks for
+        self.registry = CollectorRegistry()
+        ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self.registry)
+        self._latency_s = latency_s
+        self._max_sources = config.max_sources if config.source_labels else 0
+        self._sources: set[str] = set()  # with series of their own
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._families: dict[str, Counter | Gauge | Histogram | Info] = {}
         self._sink_dropped: dict[str, int] = {}
         self._dropped: dict[str, dict[str, int]] = {}
-        self._families: dict[str, Counter | Gauge | Histogram] = {}
+        self._lock = threading.Lock()
 
-        def counter(name: str, text: str, *labels: str) -> None:
-            self._families[name] = Counter(f"framewatch_{name}", text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> None:
-            self._families[name] = Gauge(f"framewatch_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> None:
-            self._families[name] = Histogram(f"framewatch_{name}", text, labels, registry=registry, buckets=buckets)
-
-        counter("frames", "Frames by what became of them; dropped ones by reason.", "source", "outcome", "reason")
-        counter("frames_removed", "Frames dropped behind the detector because their source had been removed.")
-        histogram("stage_seconds", "Time of an analysed frame in one stage.", STAGE_BUCKETS_S, "detector", "stage")
-        histogram("end_to_end_seconds", "From capture to acknowledgement of the tracks event.", latency_buckets_s, "source")
-        histogram("batch_size", "Frames per batch.", BATCH_BUCKETS, "detector")
-        counter("batches_sent", "Batches sent to a detector replica, by where their images travelled.", "detector", "way")
-        gauge("queue_depth", "Entries waiting in a queue.", "queue")
-        gauge("slo_attainment_ratio", "Share of analysed frames within the latency objective; source * is all.", "source")
-        gauge("slo_burn_rate", "How many times faster than allowed the error budget is used up.", "window")
-        gauge("slo_budget_remaining_ratio", "Error budget left over the longest window; below 0 when overspent.")
-        gauge("source_up", "1 while frames arrive from the source.", "source")
-        gauge("source_decode", "1 at the mode in which the source is decoded at present.", "source", "mode")
-        gauge("source_asleep", "1 while the source's gate is closed: its scene is still.", "source")
-        counter("reconnects", "Attempts to reach a lost source again.", "source")
-        counter("cpu_seconds", "CPU seconds by stage.", "stage")
-        counter("events", "Events handed to the sinks.", "topic")
-        counter("events_dropped", "Events given up by the sinks.", "topic")
-        gauge("sink_pending", "Events that have not reached their destination, spooled ones included.")
-        gauge("alerts_active", "Alerts raised and not cleared.", "rule")
+    def source_begins(self, source_id: str) -> None:
+        """A source is about to be read: what may happen to it is told from now on, as 0 at first."""
+        self._counter("reconnects", self._of(source_id))
+        for reason in SHED:
+            self._counter("frames", self._of(source_id), "dropped", reason)
 
     def frames(self, source_id: str, outcome: Literal["analysed", "dropped"], reason: str = "", n: int = 1) -> None:
         """Count ``n`` frames; dropped ones with the reason (``sampled``, ``key_frames_only``, ``gated``, ``stale``,
         ``queue_full``, ``undecodable``, ``detector_error``, ...)."""
-        self._counter("frames", source_id, outcome, reason).inc(n)
+        self._counter("frames", self._of(source_id), outcome, reason).inc(n)
         if outcome == "dropped":
             dropped = self._dropped.setdefault(source_id, {})
             dropped[reason] = dropped.get(reason, 0) + n
@@ -92,7 +83,14 @@ class Metrics:
 
     def end_to_end(self, source_id: str, latency_s: float) -> None:
         """A tracks event was acknowledged ``latency_s`` after its frame's capture."""
-        self._histogram("end_to_end_seconds", source_id).observe(max(latency_s, 0.0))
+        self._histogram("end_to_end_seconds", self._of(source_id)).observe(max(latency_s, 0.0))
+
+    def judged(self, source_id: str, in_time: bool) -> None:
+        """A frame was held against the objective."""
+        late = self._counter("slo_frames_late", self._of(source_id))
+        self._counter("slo_frames", self._of(source_id)).inc()
+        if not in_time:
+            late.inc()
 
     def batch(self, detector: str, frames: int) -> None:
         """A batch went to the detector."""
@@ -118,38 +116,52 @@ class Metrics:
             if name == "slo_attainment_ratio" and labels[0] not in attainments:
                 self._drop(name, labels)
         for source_id, ratio in attainments.items():
-            self._gauge("slo_attainment_ratio", source_id).set(ratio)
+            if source_id == SERVICE or self._of(source_id):
+                self._gauge("slo_attainment_ratio", source_id).set(ratio)
         report = tracker.report(SERVICE)
         for window, rate in report.burn_rates.items():
             self._gauge("slo_burn_rate", window).set(rate)
         self._gauge("slo_budget_remaining_ratio").set(report.budget_remaining)
+        for percentile, latency_s in report.latency_s.items():
+            if math.isnan(latency_s):
+                self._drop("slo_latency_seconds", (percentile,))
+            else:
+                self._gauge("slo_latency_seconds", percentile).set(latency_s)
 
     def source_up(self, source_id: str, up: bool) -> None:
         """A source came online or went offline."""
-        self._gauge("source_up", source_id).set(up)
+        if self._of(source_id):
+            self._gauge("source_up", source_id).set(up)
 
     def decode(self, source_id: str, mode: str) -> None:
         """A source is decoded in this mode from now on."""
         for name, labels in list(self._children):
             if name == "source_decode" and labels[0] == source_id:
                 self._gauge(name, *labels).set(0)
-        self._gauge("source_decode", source_id, mode).set(1)
+        if self._of(source_id):
+            self._gauge("source_decode", source_id, mode).set(1)
 
     def source_asleep(self, source_id: str, asleep: bool) -> None:
         """A source's gate closed or opened."""
-        self._gauge("source_asleep", source_id).set(asleep)
+        if self._of(source_id):
+            self._gauge("source_asleep", source_id).set(asleep)
 
     def reconnect(self, source_id: str) -> None:
         """A lost source is tried again."""
-        self._counter("reconnects", source_id).inc()
+        self._counter("reconnects", self._of(source_id)).inc()
 
     def event(self, event: Event) -> None:
         """An event was handed to the sinks."""
         self._counter("events", TOPICS[type(event)]).inc()
 
-    def sink(self, pending: int, dropped: Mapping[str, int]) -> None:
-        """The sinks' state; ``dropped`` counts by topic since the start of the process. Called from one thread."""
+    def sink(self, pending: int, dropped: Mapping[str, int], spool: tuple[int, int] = (0, 0)) -> None:
+        """The sinks' state; ``dropped`` counts by topic since the start of the process, ``spool`` is what their spools hold
+        and may hold, in bytes. Called from one thread."""
         self._gauge("sink_pending").set(pending)
+        self._gauge("sink_spool_bytes").set(spool[0])
+        self._gauge("sink_spool_limit_bytes").set(spool[1])
+        for topic in TOPICS.values():
+            self._counter("events_dropped", topic)
         for topic, total in dropped.items():
             self._counter("events_dropped", topic).inc(max(0, total - self._sink_dropped.get(topic, 0)))
             self._sink_dropped[topic] = total
@@ -166,20 +178,76 @@ class Metrics:
         """Take the source's series away. A later call about it would begin them anew, so call this last."""
         self._dropped.pop(source_id, None)
         for name, labels in list(self._children):
-            if labels and labels[0] == source_id and name in _BY_SOURCE:
+            if labels and labels[0] == source_id and BY_NAME[name].by_source:
                 self._drop(name, labels)
+        with self._lock:
+            self._sources.discard(source_id)
+
+    # -- of Control
+
+    def objective(self, slo: SloConfig) -> None:
+        """What was promised."""
+        self._gauge("slo_objective_ratio").set(slo.objective)
+        self._gauge("slo_latency_objective_seconds").set(slo.latency_ms / 1000)
+
+    def build(self, version: str, python: str, ray: str) -> None:
+        """What runs."""
+        cast(Info, self._child("build", ())).info({"version": version, "python": python, "ray": ray})
+
+    def service(self, name: Literal["sources", "actors", "detector_replicas"], counts: Mapping[str, int]) -> None:
+        """How many there are at present of each state, kind or detector."""
+        for label, count in counts.items():
+            self._gauge(name, label).set(count)
+
+    def actor_faults(self, actors: int) -> None:
+        """So many actors do not answer."""
+        self._gauge("actor_faults").set(actors)
+        self._counter("reconcile_failures")
+
+    def reconcile_failed(self) -> None:
+        """A round of Control's loop ended in an error."""
+        self._counter("reconcile_failures").inc()
+
+    # -- giving it out
 
     def expose(self) -> bytes:
         """All families as OpenMetrics text."""
         return cast(bytes, generate_latest(self.registry))  # type: ignore[no-untyped-call] # its module has no annotations
 
+    def _of(self, source_id: str) -> str:
+        """The source's label: its id as long as there is room for series of its own, else ``ALL``."""
+        if source_id in self._sources:
+            return source_id
+        with self._lock:
+            if len(self._sources) >= self._max_sources:
+                return ALL
+            self._sources.add(source_id)
+        return source_id
+
     def _child(self, name: str, labels: tuple[str, ...]) -> Any:
         """The series; looked up once, as ``labels()`` costs more than counting."""
         child = self._children.get((name, labels))
         if child is None:
-            family = self._families[name]
-            child = self._children[name, labels] = family.labels(*labels) if labels else family
+            with self._lock:
+                if name not in self._families:
+                    self._families[name] = self._family(name)
+                family = self._families[name]
+                child = self._children[name, labels] = family.labels(*map(redact, labels)) if labels else family
         return child
+
+    def _family(self, name: str) -> Counter | Gauge | Histogram | Info:
+        family = BY_NAME[name]
+        match family.kind:
+            case "counter":
+                return Counter(family.full_name, family.text, family.labels, registry=self.registry)
+            case "gauge":
+                return Gauge(family.full_name, family.text, family.labels, registry=self.registry)
+            case "info":
+                return Info(family.full_name, family.text, registry=self.registry)
+            case "histogram":
+                more = (self._latency_s,) if name == "end_to_end_seconds" else ()
+                buckets = sorted({*family.buckets, *more})
+                return Histogram(family.full_name, family.text, family.labels, registry=self.registry, buckets=buckets)
 
     def _counter(self, name: str, *labels: str) -> Counter:
         return cast(Counter, self._child(name, labels))
@@ -192,12 +260,7 @@ class Metrics:
 
     def _drop(self, name: str, labels: tuple[str, ...]) -> None:
         if self._children.pop((name, labels), None) is not None:
-            self._families[name].remove(*labels)
-
-
-_BY_SOURCE = frozenset(
-    {"frames", "end_to_end_seconds", "slo_attainment_ratio", "source_up", "source_decode", "source_asleep", "reconnects"}
-)
+            self._families[name].remove(*map(redact, labels))
 
 
 def merge_expositions(parts: Mapping[str, bytes]) -> bytes:

@@ -63,7 +63,7 @@ class Pipeline:
     ):
         clock = clock or SystemClock()
         self._config, self._sink = config, sink
-        self.metrics = Metrics(config.slo.latency_ms / 1000)
+        self.metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         used = {config.detector_of(source) for source in config.sources}
         detectors: dict[str, Detector] = {
             name: load_detector(name, config.detectors[name], config.tracker.low_confidence) for name in used

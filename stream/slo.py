@@ -177,8 +177,8 @@ class SloTracker:
         self._lock = threading.Lock()
         self._judged = {SERVICE: _Judged(config, self._now_s())}
 
-    def record(self, source_id: str, latency_s: float) -> None:
-        """A frame's tracks event was acknowledged ``latency_s`` after the frame's capture."""
+    def record(self, source_id: str, latency_s: float) -> bool:
+        """A frame's tracks event was acknowledged ``latency_s`` after the frame's capture; True where that is in time."""
         good = latency_s <= self._limit_s
         bucket = 2 + bisect_left(BOUNDS_S, latency_s)
         columns = (_GOOD, _ALL) if good else (_ALL,)
@@ -188,6 +188,7 @@ class SloTracker:
                 judged.seen_s = now_s
                 judged.window.add(now_s, *columns, bucket)
                 judged.long.add(now_s, *columns)
+        return good
 
     def evaluate(self) -> list[SloChange]:
         """What changed since the last call; call it about once a second.

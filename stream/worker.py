@@ -172,6 +172,7 @@ class SourceWorker:
 
     def _run(self) -> None:
         bind_source(self.config.id)
+        self._metrics.source_begins(self.config.id)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():
             frames = self._status.frames

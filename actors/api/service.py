@@ -56,7 +56,7 @@ async def service(caller: Viewer, backend: TheBackend) -> ServiceView:
                 model_id=model.model_id,
                 classes=list(model.classes),
                 input=SizeView(width=model.input.width, height=model.input.height),
-                replicas=None,
+                replicas=backend.reconciler.overview.replicas.get(name),
             )
             for name, model in backend.models.items()
         },

@@ -45,5 +45,8 @@ class Sink(Protocol):
     def pending(self) -> int:
         """Events that have not reached their destination yet, spooled ones included."""
 
+    def spooled(self) -> tuple[int, int]:
+        """Bytes on the disk spool, and how many there may be; 0 and 0 without one."""
+
     def close(self, timeout_s: float = 10) -> None:
         """Flush, then stop all threads; what is left stays in the spool for the next start."""

@@ -70,6 +70,10 @@ class FanOut:
     def pending(self) -> int:
         return max((sink.pending() for sink in self._sinks), default=0)
 
+    def spooled(self) -> tuple[int, int]:
+        sizes = [sink.spooled() for sink in self._sinks]
+        return sum(held for held, _ in sizes), sum(room for _, room in sizes)
+
     def close(self, timeout_s: float = 10) -> None:
         deadline_s = time.monotonic() + timeout_s
         for sink in self._sinks:

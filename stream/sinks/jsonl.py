@@ -128,6 +128,9 @@ class JsonlSink:
         self._flush()
         return self._safe == self._written
 
+    def spooled(self) -> tuple[int, int]:
+        return 0, 0
+
     def dropped(self) -> dict[str, int]:
         with self._lock:
             return dict(self._dropped)

@@ -189,6 +189,9 @@ class KafkaSink:
     def pending(self) -> int:
         return self._held + (self._spool.pending if self._spool else 0)
 
+    def spooled(self) -> tuple[int, int]:
+        return (self._spool.size_bytes, self._spool.max_bytes) if self._spool else (0, 0)
+
     def flush(self, timeout_s: float) -> bool:
         with self._changed:
             self._await(lambda: not self._unsafe or self._ended, timeout_s)

@@ -50,6 +50,10 @@ class MemorySink:
         """True unless events are held back."""
         return self._safe == self.written
 
+    def spooled(self) -> tuple[int, int]:
+        """There is no spool."""
+        return 0, 0
+
     def dropped(self) -> dict[str, int]:
         """Nothing is ever dropped."""
         return {}

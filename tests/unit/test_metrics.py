@@ -1,5 +1,6 @@
 """Metrics: what is counted comes out as OpenMetrics, and several processes can be joined."""
 
+import re
 import threading
 from typing import Any
 
@@ -8,15 +9,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from stream.config import SloConfig
 from stream.events import HealthEvent, timestamp
+from stream.families import BY_NAME, DOCUMENT, FAMILIES, PROCESS, page
 from stream.metrics import Metrics, merge_expositions
 from stream.slo import SloTracker
+from stream.telemetry import MetricsConfig
 from stream.testing.clock import ManualClock
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def parse(text: bytes) -> Samples:
-    """Every sample of a valid OpenMetrics text but ``_created``; the parser rejects what is not valid."""
+    """Every sample of a valid OpenMetrics text but those of the process; the parser rejects what is not valid."""
     families: list[Any] = list(text_string_to_metric_families(text.decode()))
     names = [family.name for family in families]
     assert len(names) == len(set(names)), "a family is there twice"
@@ -24,7 +27,7 @@ def parse(text: bytes) -> Samples:
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
-        if not sample.name.endswith("_created")
+        if not sample.name.startswith("framewatch_process_")
     }
 
 
@@ -143,6 +146,108 @@ def test_counts_from_many_threads(metrics: Metrics) -> None:
     for thread in threads:
         thread.join()
     assert value(parse(metrics.expose()), "frames_total", source="hall", outcome="analysed", reason="") == 4000
+
+
+def test_the_document_is_the_generated_one() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == page(), "run: python -m stream.families"
+
+
+def test_names_follow_prometheus() -> None:
+    for family in FAMILIES:
+        assert re.fullmatch(r"framewatch_[a-z][a-z0-9_]*[a-z0-9]", family.full_name)
+        assert not family.full_name.endswith(("_total", "_info", "_count", "_sum", "_bucket", "_ms", "_milliseconds"))
+        assert not {"le", "quantile", "actor", "job", "instance"} & set(family.labels)
+        assert family.unit not in ("seconds", "bytes") or family.full_name.endswith(f"_{family.unit}")
+        assert family.kind != "histogram" or family.buckets == tuple(sorted(family.buckets)) != ()
+    assert len(BY_NAME) == len(FAMILIES)
+
+
+def test_what_the_process_tells_is_documented() -> None:
+    told = {family.name: family.type for family in Metrics().registry.collect()}
+    assert told == {f"framewatch_{name}": kind for name, (kind, *_) in PROCESS.items()}
+
+
+def test_no_family_is_told_before_it_has_a_value(metrics: Metrics) -> None:
+    assert b"framewatch_slo_budget_remaining_ratio" not in metrics.expose()
+
+
+class TestSourceLabels:
+    def labels(self, metrics: Metrics) -> set[str]:
+        for number in range(5):
+            source_id = f"cam{number}"
+            metrics.source_begins(source_id)
+            metrics.analysed(source_id, "people", {"decode": 3.0})
+            metrics.end_to_end(source_id, 0.1)
+            metrics.judged(source_id, number > 0)
+            metrics.source_up(source_id, True)
+            metrics.source_asleep(source_id, True)
+            metrics.decode(source_id, "full")
+            metrics.reconnect(source_id)
+        tracker = SloTracker(SloConfig(), ManualClock())
+        tracker.record("cam4", 0.1)
+        metrics.slo(tracker)
+        return {dict(labels)["source"] for name, labels in parse(metrics.expose()) if "source" in dict(labels)}
+
+    def test_switched_off_only_sums_are_left(self) -> None:
+        metrics = Metrics(config=MetricsConfig(source_labels=False))
+        assert self.labels(metrics) == {"", "*"}
+        samples = parse(metrics.expose())
+        assert value(samples, "frames_total", source="", outcome="analysed", reason="") == 5
+        assert value(samples, "end_to_end_seconds_count", source="") == 5
+        assert value(samples, "slo_frames_total", source="") == 5
+        assert value(samples, "slo_frames_late_total", source="") == 1
+        assert value(samples, "slo_attainment_ratio", source="*") == 1
+        assert {name for name, labels in samples if ("source", "") in labels and "source_" in name} == set()
+
+    def test_sources_beyond_the_bound_share_series(self) -> None:
+        metrics = Metrics(config=MetricsConfig(max_sources=2))
+        assert self.labels(metrics) == {"cam0", "cam1", "", "*"}
+        assert value(parse(metrics.expose()), "frames_total", source="", outcome="analysed", reason="") == 3
+
+    def test_who_goes_makes_room(self) -> None:
+        metrics = Metrics(config=MetricsConfig(max_sources=2))
+        self.labels(metrics)
+        metrics.remove_source("cam0")
+        metrics.source_up("cam9", True)
+        assert value(parse(metrics.expose()), "source_up", source="cam9") == 1
+
+    def test_a_source_has_so_many_series(self) -> None:
+        """What docs/metrics.md says."""
+        metrics = Metrics()
+        self.labels(metrics)
+        for reason in ("sampled", "gated", "undecodable"):
+            metrics.frames("cam0", "dropped", reason)
+        series = [labels for _, labels in parse(metrics.expose()) if ("source", "cam0") in labels]
+        assert 25 < len(series) < 40
+
+
+def test_rates_begin_with_the_source(metrics: Metrics) -> None:
+    metrics.source_begins("hall")
+    samples = parse(metrics.expose())
+    assert value(samples, "frames_total", source="hall", outcome="dropped", reason="stale") == 0
+    assert value(samples, "reconnects_total", source="hall") == 0
+
+
+def test_what_control_tells(metrics: Metrics) -> None:
+    metrics.objective(SloConfig(latency_ms=400, objective=0.95))
+    metrics.build("1.2.3", "3.11", "2.60")
+    metrics.service("sources", {"online": 3, "offline": 0})
+    metrics.service("detector_replicas", {"people": 2})
+    metrics.actor_faults(1)
+    samples = parse(metrics.expose())
+    assert value(samples, "slo_objective_ratio") == 0.95
+    assert value(samples, "slo_latency_objective_seconds") == 0.4
+    assert value(samples, "build_info", version="1.2.3", python="3.11", ray="2.60") == 1
+    assert value(samples, "sources", state="offline") == 0
+    assert value(samples, "detector_replicas", detector="people") == 2
+    assert value(samples, "actor_faults") == 1
+    assert value(samples, "reconcile_failures_total") == 0
+
+
+def test_no_label_holds_a_secret(metrics: Metrics) -> None:
+    metrics.queue_depth("rtsp://viewer:Z9secret@camera/1", 1)
+    assert b"Z9secret" not in metrics.expose()
+    assert value(parse(metrics.expose()), "queue_depth", queue="rtsp://viewer:***@camera/1") == 1
 
 
 class TestMerge:

@@ -193,6 +193,9 @@ class ManualSink:
         self.flushed_in_s = timeout_s
         return self.safe == self.written
 
+    def spooled(self) -> tuple[int, int]:
+        return 100, 1000
+
     def dropped(self) -> dict[str, int]:
         return {"tracks": 2}
 
