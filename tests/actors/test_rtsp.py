@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.metrics import PUBLISHED
+from stream import families
 from stream.testing.rtsp_server import CameraServer
 from tests.golden.scenario import CLIP
 from tests.support import service as ray_service
@@ -79,8 +79,8 @@ def test_one_camera_goes_and_comes_back(cameras: CameraServer, tmp_path: Path, d
     assert status == 200
     assert_all_families(metrics)
     exported = service.cluster.exported_metrics()
-    for family in PUBLISHED.keys() - {"framewatch_frames"}:
-        assert f"ray_{family}{{" in exported
+    for name in (family.full_name for family in families.FAMILIES if family.ray and family.kind == "gauge"):
+        assert f"ray_{name}{{" in exported
     assert "ray_framewatch_frames_total{" in exported
     answers = metrics + "".join(service.get(path)[1] for path in ("/v1/sources", "/readyz", "/openapi.json"))
     assert "viewer" in answers  # the address is shown, the password is not
@@ -134,6 +134,11 @@ def assert_all_families(metrics: str) -> None:
         assert total("framewatch_stage_seconds_count", f'stage="{stage}"') >= 40
     assert total("framewatch_end_to_end_seconds_count", 'source="cam2"') >= 10
     assert total("framewatch_batch_size_count", 'detector="people"') >= 10
+    assert total("framewatch_slo_frames_total", 'source="cam2"') >= 10
+    assert total("framewatch_detector_replicas", 'detector="people"') == 1
+    assert total("framewatch_sources", 'state="online"') == 4
+    assert total("framewatch_actors") == 2
+    assert total("framewatch_process_resident_memory_bytes", 'actor="Control"') > 1e7
     assert total("framewatch_reconnects_total", 'source="cam1"') >= 1
     assert 0 <= samples['framewatch_slo_attainment_ratio{actor="aggregator-0",source="*"}'] <= 1
     assert {key for key in samples if key.startswith('framewatch_queue_depth{actor="ingest-0"')}

@@ -257,7 +257,7 @@ def test_dockerfile_knows_the_extra_that_its_comment_names() -> None:
 
 
 def test_monitors_select_ports_and_labels_that_pods_have(service: Any) -> None:
-    for monitor in documents("monitoring.yaml"):
+    for monitor in documents("monitoring/monitors.yaml"):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
         chosen = [group for group in groups(service) if wanted <= group["template"]["metadata"]["labels"].items()]
         assert chosen, monitor["metadata"]["name"]
