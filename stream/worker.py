@@ -164,9 +164,9 @@ class SourceWorker:
         if source is not None:
             source.close()
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the thread has ended, at most for so long."""
+        self._thread.join(timeout_s)
 
     # -- the thread
 
