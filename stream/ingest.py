@@ -114,7 +114,8 @@ class Ingest:
 
     def leaving(self) -> list[str]:
         """Sources that are read no more but have not ended yet."""
-        return sorted(self._leaving)
+        with self._lock:
+            return sorted(self._leaving)
 
     def _start(self, source: SourceConfig) -> SourceWorker:
         detector = self._config.detector_of(source)

@@ -396,6 +396,7 @@ LEFT_HALF = ZoneConfig(name="left", polygon=[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]
 def test_zones_change_while_somebody_is_inside() -> None:
     c = counter(lines=(DOOR,), leave_s=0, window_s=10)
     step(c, 0, t1=IN, t2=OUT)
+    step(c, 1, t1=IN, t2=OUT)
     assert c.set_zones([RIGHT_HALF, LEFT_HALF], [DOOR], CLASSES) == []
     seen = step(c, 1, t1=IN, t2=OUT)
     assert seen.entered == {"right": (), "left": (2,)}, "who was inside has not entered again"
