@@ -162,7 +162,7 @@ def recovery_s(load: Workload, service: Service, leavers: set[str], staying: Seq
         time.sleep(1)
         present = service.scrape()
         gained = sum((analysed(present) - analysed(previous))[i] for i in staying)
-        expected = len(staying) * min(load.fps, load.source_fps) * (present.at_s - previous.at_s)
+        expected = len(staying) * load.analysed_fps * (present.at_s - previous.at_s)
         in_time = (attainment(histogram(previous, present), SLO.latency_ms / 1000) or 0.0) >= SLO.objective
         good = good + 1 if gained >= ENOUGH * expected and in_time else 0
         if good == SETTLED:
