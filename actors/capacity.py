@@ -27,7 +27,7 @@ from stream.scrape import Scrape
 
 READY_S = 90.0  # two busy cores make the actors in 15 to 40 s
 FIRST_FRAMES_S = 30.0  # longest wait for a frame of every source; then it is measured all the same
-CATCH_UP_S = 40.0  # longest wait for sources that fell behind when all of them began at once: see ``effort.PATIENCE_S``
+CATCH_UP_S = 40.0  # longest wait for sources that fell behind when all of them began at once: see ``stream.allowance``
 CALL_TIMEOUT_S = 60.0
 ANSWER_S = 20.0  # of the API
 BEHIND = "behind the camera"  # ends the reason for which such a source decodes only key frames

@@ -25,11 +25,11 @@ from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
+from stream.expected import Expected
 from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
 from stream.logs import get_logger
 from stream.metrics import Metrics
-from stream.rules import AlertRule
 from stream.sinks.base import Sink
 from stream.slo import SloCounts, SloTracker, stages_ms
 
@@ -41,6 +41,15 @@ MAX_SENDERS = 256  # ingest processes remembered, restarts included
 MAX_NEWS = 1000  # alerts that nobody has asked for yet: Control does once a second, and is back after some seconds
 NEWS_AT_ONCE = 200
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamps:
+    """Monotonic seconds of a frame on this host, and whether its latency is held against the SLO."""
+
+    captured_s: float
+    detected_s: float
+    judged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,7 @@ class Aggregator:
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
         self._acknowledged: deque[tuple[str, float, bool]] = deque()
+        self._emit = Expected()  # from the detector's answer to the acknowledgement
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
         self._snapshot: _Snapshot | None = None
@@ -124,15 +134,10 @@ class Aggregator:
         self._safe: dict[str, int] = {}  # by sender: last message whose events and state are safe
         self._committed_s = clock.monotonic()
         self._saved = (checkpoint and checkpoint.load()) or {}
-        cleared: list[AlertEvent] = []
         if self._saved:
-            gone = self._saved["sources"].keys() - {source.id for source in config.sources}
             if self._saved["run"] != run:
                 self._saved = _without_files(self._saved, config)
-            cleared = self._alerts.restore(self._saved["alerts"], clock.time())
-            for source_id in gone:
-                self._saved["sources"].pop(source_id, None)
-                cleared += self._alerts.forget(source_id, clock.time())
+            self._alerts.restore(self._saved["alerts"])
             self._slo.restore(self._saved["slo"])
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
@@ -140,16 +145,11 @@ class Aggregator:
         self.set_sources(config.sources)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
-        self._raise(cleared)
 
-    # -- sources and rules
+    # -- sources
 
-    def set_sources(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule] | None = None) -> None:
-        """Analyse exactly these sources from now on, and judge by exactly these rules (None: those there are).
-
-        Tracks of a source go on when its zones and lines change, counts in those that stay too. The alerts of rules and
-        sources that are no more are cleared.
-        """
+    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
+        """Analyse exactly these sources from now on. State of those that stay as they are is kept."""
         with self._lock:
             wanted = {source.id: source for source in sources}
             for source_id in self._sources.keys() - wanted.keys():
@@ -160,7 +160,7 @@ class Aggregator:
                     continue  # as nearly always: Control says it once a second
                 fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
                 if known is not None and known.fingerprint == fresh.fingerprint:
-                    self._write_all(known.set_source(source))
+                    known.config = source
                     known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
                     continue
                 if known is not None:
@@ -168,12 +168,9 @@ class Aggregator:
                 if known is None and source_id in self._saved.get("sources", {}):
                     fresh.restore(self._saved["sources"].pop(source_id))
                 self._sources[source_id] = fresh
-            if rules is not None:
-                self._raise(self._alerts.set_rules(rules, self._clock.time()))
 
     def _forget(self, source_id: str) -> None:
         self._write_all(self._sources.pop(source_id).counter.finish())
-        self._raise(self._alerts.forget(source_id, self._clock.time()))
         self._slo.remove(source_id)
         self._metrics.remove_source(source_id)
 
@@ -202,13 +199,13 @@ class Aggregator:
                 if len(self._numbers) > MAX_SENDERS:
                     self._numbers.pop(next(iter(self._numbers)))
             self._commit()
-            return Receipt(self.incarnation, True, self._safe.get(sender, 0))
+            return Receipt(self.incarnation, True, self._safe.get(sender, 0), self._emit.most_s)
 
     def progress(self, sender: str) -> Receipt:
         """Commit what can be committed, and tell how far the sender's messages are safe."""
         with self._lock:
             self._commit()
-            return Receipt(self.incarnation, True, self._safe.get(sender, 0))
+            return Receipt(self.incarnation, True, self._safe.get(sender, 0), self._emit.most_s)
 
     def _process_batch(self, batch: DetectedBatch) -> None:
         cpu_s, shift_s = time.thread_time(), 0.0
@@ -245,8 +242,8 @@ class Aggregator:
             objects=objects,
             stages_ms=stages,
         )
-        captured_s = info.captured_s + shift_s
-        self._write(event, analyser.config.live, captured_s, judged=not info.held_s)
+        stamps = _Stamps(info.captured_s + shift_s, batch.detected_s + shift_s, judged=not info.held_s)
+        self._write(event, analyser.config.live, stamps)
         if self._on_tracks:
             self._on_tracks(event)
         self._metrics.analysed(info.source_id, batch.detector, stages)
@@ -314,12 +311,14 @@ class Aggregator:
         self._write(event)
         self._health_news.add(event)
 
-    def _write(self, event: Event, droppable: bool = False, captured_s: float | None = None, judged: bool = True) -> None:
+    def _write(self, event: Event, droppable: bool = False, stamps: _Stamps | None = None) -> None:
         acknowledged = None
-        if captured_s is not None:
+        if stamps is not None:
 
             def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
-                self._acknowledged.append((event.source_id, self._clock.monotonic() - captured_s, judged))
+                now_s = self._clock.monotonic()
+                self._acknowledged.append((event.source_id, now_s - stamps.captured_s, stamps.judged))
+                self._emit.observe(now_s - stamps.detected_s)
 
         try:
             with self.emitting:

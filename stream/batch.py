@@ -3,9 +3,9 @@
 Decode threads ``put`` frames, one dispatcher thread takes batches. A batch goes out as soon as one of these holds:
 
 1. ``batch_size`` frames are there;
-2. the frame that waits longest has waited for :func:`batch_window_s`;
-3. waiting brings nothing: a lossless source stands still because its buffer is full, or every source is finished or
-   is live and has a frame in (its next one is a frame period away).
+2. the frame that waits longest has waited for :func:`batch_window_s`, or one would be late if it waited any longer;
+3. waiting brings nothing: a lossless source stands still because its buffer is full, or every source is finished, or is
+   live and has a frame in (its next one is a frame period away), or is live and stalled.
 
 A batch is filled round robin, one frame a source and round, and the next batch begins with the source after the last
 one served: while other sources have frames waiting, none gets more than ``ceil(batch_size / sources waiting)``.
@@ -14,6 +14,7 @@ Frames of one source stay in order.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -24,45 +25,60 @@ import numpy as np
 
 from stream.buffer import FrameBuffer, Policy
 from stream.clock import Clock, SystemClock
+from stream.expected import Expected
 from stream.frame import Frame, FrameBatch, FrameInfo, Uint8Array
 
 DropReason = Literal["queue_full", "stale"]
 
 MAX_WINDOW_S = 0.15  # 8 cameras at 5 frames/s bring 6 frames in it; a Serve call of 1 costs 5 ms of CPU a frame, of 8 0.8 ms
-RESERVE = 0.2  # of the budget, for decoding before, and tracking and the broker's acknowledgement (13 ms measured) behind
+RESERVE = 0.2  # of the budget, for decoding before
+MOST_DETECTOR, MOST_EMIT = 0.5, 0.25  # of the budget; one that was slow once must not have every frame shed for good
 WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
-FRAME_WEIGHT = 0.05  # of a frame in the moving average of the detector time: a step is followed to 90 % after 45 frames
-STALE_PASS_S = 1.0  # a live source whose frames all come too late still gets one through in this time: late, not blind
+STALE_PASS_S = 1.0  # a live source whose frames are all old when they come still gets one through in this time: late, not blind
+BLIND_S = 10.0  # the same where it is we who are late: seldom, as each such frame misses the objective
+INTERVAL_WEIGHT = 0.2  # of one interval between a source's frames in their moving mean
+STALLED_S, STALLED_INTERVALS = 0.5, 4.0  # without a frame for so long, and so many times what is usual: nothing is expected
 
 
-def batch_window_s(latency_s: float, detector_s: float) -> float:
+def batch_window_s(latency_s: float, rest_s: float) -> float:
     """How long a frame may wait for company, in seconds.
 
-    ``spare = latency_s * (1 - RESERVE) - detector_s`` is what the latency budget leaves; the window is ``WINDOW_SHARE``
-    of that, from 0 to ``MAX_WINDOW_S``. With 500 ms and a detector of 30 ms: (400 - 30) * 0.4 = 148 ms; with 100 ms:
-    (80 - 30) * 0.4 = 20 ms.
+    ``spare = latency_s * (1 - RESERVE) - rest_s`` is what the latency budget leaves; the window is ``WINDOW_SHARE`` of
+    that, from 0 to ``MAX_WINDOW_S``. With 500 ms and 30 ms for the detector and what follows: (400 - 30) * 0.4 = 148 ms;
+    with 100 ms: (80 - 30) * 0.4 = 20 ms.
     """
-    spare_s = latency_s * (1 - RESERVE) - detector_s
+    spare_s = latency_s * (1 - RESERVE) - rest_s
     return min(max(spare_s * WINDOW_SHARE, 0.0), MAX_WINDOW_S)
 
 
 @dataclass(slots=True)
 class _Source:
-    """One source's buffer, and when a frame of it last went to the detector."""
+    """One source's buffer, when a frame of it last went to the detector, and when and how often frames come."""
 
     buffer: FrameBuffer
     live: bool
     served_s: float
+    came_s: float  # or added
+    interval_s: float | None = None  # None before the first frame, 0 before the second
 
     @property
     def stuck(self) -> bool:
         """Decoding stands still until a batch goes out."""
         return not self.live and self.buffer.full
 
-    @property
-    def complete(self) -> bool:
+    def came(self, now_s: float) -> None:
+        """A frame came."""
+        gap_s, self.came_s = now_s - self.came_s, now_s
+        if self.interval_s is None:
+            self.interval_s = 0.0
+        else:
+            self.interval_s += (gap_s - self.interval_s) * (INTERVAL_WEIGHT if self.interval_s else 1.0)
+
+    def complete(self, now_s: float) -> bool:
         """No further frame is to be expected soon."""
-        return self.buffer.closed or (self.live and len(self.buffer) > 0)
+        if not self.live or len(self.buffer):
+            return self.buffer.closed or self.live
+        return self.buffer.closed or now_s - self.came_s > max(STALLED_S, STALLED_INTERVALS * (self.interval_s or 0.0))
 
 
 def _empty_images(shape: tuple[int, ...]) -> Uint8Array:
@@ -74,9 +90,9 @@ class Batcher:
 
     ``put`` may be called from one thread per source, ``next_batch`` from one thread, everything else from any. Frames
     of lossless sources are never dropped. A frame of a live source goes without a detector call when its age since
-    capture plus the expected detector time is over the latency budget (``stale``); so that a camera with a slow line
-    or a wrong clock is late but not blind, the newest frame of a source that had none analysed for ``STALE_PASS_S``
-    is let through all the same.
+    capture, plus what the detector and all behind it are expected to take, is over the latency budget (``stale``). So
+    that a camera with a slow line or a wrong clock is late but not blind, the newest frame of a source that had none
+    analysed for ``STALE_PASS_S`` is let through all the same; where it is we who are late, after ``BLIND_S``.
 
     Attributes:
         detector: name in the config.
@@ -117,7 +133,7 @@ class Batcher:
         self._turn: deque[str] = deque()
         self._drops: dict[str, Counter[DropReason]] = {}
         self._image_shape: tuple[int, ...] | None = None
-        self._detector_s = 0.0
+        self._detector, self._emit_s = Expected(), 0.0
         self._closed = False
 
     def add_source(self, source_id: str, capacity: int, policy: Policy, live: bool) -> None:
@@ -134,7 +150,8 @@ class Batcher:
             buffer = FrameBuffer(capacity, policy, self._clock, self._lock)
             if self._closed:
                 buffer.close()
-            self._sources[source_id] = _Source(buffer, live, self._clock.monotonic())
+            now_s = self._clock.monotonic()
+            self._sources[source_id] = _Source(buffer, live, served_s=now_s, came_s=now_s)
             self._turn.append(source_id)
             self._drops[source_id] = Counter()
 
@@ -172,6 +189,8 @@ class Batcher:
             source = self._sources.get(source_id)
             if source is None:
                 return False
+            now_s = self._clock.monotonic()
+            source.came(now_s)
             dropped = source.buffer.put(frame)
             if dropped is frame and source.buffer.closed:
                 return False
@@ -179,7 +198,7 @@ class Batcher:
                 self._drops[source_id]["queue_full"] += 1
             # The dispatcher is woken where its wait changes: a first frame starts the window, the others may end it.
             queued = self.pending()
-            if queued == 1 or self._is_complete(queued):
+            if queued == 1 or self._is_complete(queued, now_s):
                 self._ready.notify_all()
         if dropped is not None and self._on_drop:
             self._on_drop(dropped, "queue_full")
@@ -211,27 +230,56 @@ class Batcher:
     def observe_detector_s(self, seconds: float, frames: int) -> None:
         """Tell how long the detector took for a batch of ``frames``, from ``batched_s`` to its answer; moves the window."""
         with self._lock:
-            weight = 1 - (1 - FRAME_WEIGHT) ** frames if self._detector_s else 1.0
-            self._detector_s += (seconds - self._detector_s) * weight
+            self._detector.observe(seconds, frames)
 
-    def is_stale(self, info: FrameInfo, now_s: float) -> bool:
-        """True when a frame that goes to the detector at ``now_s`` is expected to miss the latency budget.
+    def observe_emit_s(self, seconds: float) -> None:
+        """Tell how long nearly all frames take from the detector's answer to the acknowledgement; moves the window too."""
+        self._emit_s = seconds
+
+    @property
+    def rest_s(self) -> float:
+        """Time that nearly all frames take from the batch to the acknowledgement, as far as it is charged to them.
 
         A detector that was slow once must not have every frame shed for good, so that it is never measured again: no
-        more than half the budget is charged for it. The time for which the gate held a frame is not charged: an event
-        must not lose its beginning.
+        more than half the budget is charged for it; and a quarter for what follows, as shedding brings no broker back.
         """
-        return now_s - info.captured_s - info.held_s + min(self._detector_s, self._latency_s / 2) > self._latency_s
+        detector_s = min(self._detector.most_s, MOST_DETECTOR * self._latency_s)
+        return detector_s + min(self._emit_s, MOST_EMIT * self._latency_s)
+
+    def deadline_s(self, info: FrameInfo) -> float:
+        """Monotonic time at which the frame must be acknowledged. The time for which the gate held it is not charged: an
+        event must not lose its beginning."""
+        return info.captured_s + info.held_s + self._latency_s
+
+    def is_stale(self, info: FrameInfo, now_s: float) -> bool:
+        """True when a frame that goes to the detector at ``now_s`` is expected to miss its deadline."""
+        return now_s + self.rest_s > self.deadline_s(info)
+
+    def is_hopeless(self, source_id: str, captured_s: float, line_s: float) -> bool:
+        """True when a live source's frame would be shed even if it came into the batch at once, so that it need not be
+        decoded or scaled; both times as in ``FrameInfo``."""
+        source, now_s = self._sources.get(source_id), self._clock.monotonic()
+        if source is None or now_s + self.rest_s <= captured_s + self._latency_s:
+            return False
+        return now_s - source.served_s < self._pass_s(line_s)
+
+    def used(self, info: FrameInfo, now_s: float) -> float:
+        """Share of the latency budget that has passed at ``now_s``, without what passed before the frame was with us."""
+        return (now_s - info.captured_s - info.held_s - info.line_s) / self._latency_s
+
+    def _pass_s(self, line_s: float) -> float:
+        """After so long without one, a stale frame passes."""
+        return STALE_PASS_S if line_s + self.rest_s > self._latency_s else BLIND_S
 
     @property
     def detector_s(self) -> float:
         """Expected detector time of a batch (moving average); 0 before the first."""
-        return self._detector_s
+        return self._detector.mean_s
 
     @property
     def window_s(self) -> float:
         """How long a frame waits for company at present."""
-        return batch_window_s(self._latency_s, self._detector_s)
+        return batch_window_s(self._latency_s, self._detector.mean_s + min(self._emit_s, MOST_EMIT * self._latency_s))
 
     @property
     def drained(self) -> bool:
@@ -255,18 +303,28 @@ class Batcher:
                 source.buffer.close(discard=True)
             self._ready.notify_all()
 
-    def _is_complete(self, queued: int) -> bool:
+    def _is_complete(self, queued: int, now_s: float) -> bool:
+        if queued >= self._batch_size or not queued:
+            return queued > 0
         sources = self._sources.values()
-        return queued >= self._batch_size or (queued > 0 and (any(s.stuck for s in sources) or all(s.complete for s in sources)))
+        return any(s.stuck for s in sources) or all(s.complete(now_s) for s in sources)
+
+    def _due_s(self) -> float:
+        """When a batch must go out: infinity where no frame waits."""
+        window_s, rest_s, due_s = self.window_s, self.rest_s, math.inf
+        for source in self._sources.values():
+            if (oldest := source.buffer.oldest) is not None:
+                since_s, frame = oldest
+                due_s = min(due_s, since_s + window_s, self.deadline_s(frame.info) - rest_s if source.live else math.inf)
+        return due_s
 
     def _wait_until_due(self, deadline_s: float) -> bool:
         """Wait until a batch should go out; False when the time is over or after ``close``. The lock is held."""
         while not self._closed:
-            if self._is_complete(self.pending()):
-                return True
             now_s = self._clock.monotonic()
-            since_s = [s for source in self._sources.values() if (s := source.buffer.waiting_since_s) is not None]
-            due_s = min(since_s) + self.window_s if since_s else float("inf")
+            if self._is_complete(self.pending(), now_s):
+                return True
+            due_s = self._due_s()
             if due_s <= now_s:
                 return True
             if now_s >= deadline_s:
@@ -297,7 +355,7 @@ class Batcher:
         """The source's oldest frame worth a detector call; the stale ones before it go to ``stale``."""
         while (frame := source.buffer.pop()) is not None:
             too_late = source.live and self.is_stale(frame.info, now_s)
-            if not too_late or (not source.buffer and now_s - source.served_s >= STALE_PASS_S):
+            if not too_late or (not source.buffer and now_s - source.served_s >= self._pass_s(frame.info.line_s)):
                 source.served_s = now_s
                 return frame
             stale.append(frame)

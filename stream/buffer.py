@@ -55,10 +55,10 @@ class FrameBuffer:
         return self._closed
 
     @property
-    def waiting_since_s(self) -> float | None:
-        """Monotonic seconds at which the oldest frame came in."""
+    def oldest(self) -> tuple[float, Frame] | None:
+        """The oldest frame and the monotonic seconds at which it came in."""
         with self._lock:
-            return self._entries[0][0] if self._entries else None
+            return self._entries[0] if self._entries else None
 
     def put(self, frame: Frame) -> Frame | None:
         """Add a frame; with ``BLOCK``, wait until there is room or the buffer is closed.

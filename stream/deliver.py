@@ -57,11 +57,13 @@ class Receipt:
         incarnation: changes when the aggregator was restarted.
         accepted: False if the sender expected another incarnation; nothing was processed then.
         safe: number of this sender's last message that is safe, with all before it.
+        emit_s: what nearly all frames took lately from the detector's answer to the acknowledgement by all sinks.
     """
 
     incarnation: str
     accepted: bool
     safe: int
+    emit_s: float = 0.0
 
 
 class Receiver(Protocol):
@@ -119,6 +121,10 @@ class Delivery:
             safe |= lane.progress(spare)
         return safe
 
+    def emit_s(self) -> float:
+        """See ``Receipt.emit_s``; that of the slowest aggregator."""
+        return max((lane.emit_s for lane in self._lanes), default=0.0)
+
     def forget(self, source_id: str) -> None:
         """The source's input is another one from now on: its frames sent so far say nothing about the next ones."""
         for lane in self._lanes:
@@ -144,6 +150,7 @@ class _Lane:
         self._unsafe: deque[tuple[int, Message]] = deque()
         self._safe_frames: dict[str, int] = {}
         self._forgotten: dict[str, int] = {}  # by source: messages up to this one are about its former input
+        self.emit_s = 0.0
         self._answered = False  # since the last call of progress
         self._lock = threading.Lock()
 
@@ -190,7 +197,7 @@ class _Lane:
             except Retryable:
                 self._stopped.wait(RETRY_S)
                 continue
-            self._incarnation, self._answered = receipt.incarnation, True
+            self._incarnation, self._answered, self.emit_s = receipt.incarnation, True, receipt.emit_s
             if receipt.accepted:
                 safe = receipt.safe
                 del messages[0]

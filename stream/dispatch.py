@@ -175,6 +175,7 @@ class Dispatcher:
                 sent_at=self._clock.time(),
             )
         )
+        self._batcher.observe_emit_s(self._delivery.emit_s())
         return detections
 
     def _count_dropped(self, frames: list[Frame], reason: str) -> None:

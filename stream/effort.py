@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from stream.allowance import Allowance
 from stream.config import SourceConfig
 
 Level = Literal["full", "fast", "key"]
 
-BEHIND_S = 0.3  # later than this, all the time for a second, and decoding costs too much
-CAUGHT_UP_S = 0.1
-START_S = 5.0  # opening a stream, and compiling a model meanwhile, makes its first packets late
-JUDGED_S = 1.0  # the least lag of this time counts: a single late packet means nothing
-PATIENCE_S = 30.0  # so long without being behind, and more is tried again
-MAX_PATIENCE_S = 960.0  # five failures on: each one doubles the patience
-FAILED_S = 60.0  # behind again this soon after more was tried: that was too much
 WHAT_IS_NEEDED, GATED = "what the analysed frames need", "packets are held while the scene is still"
 MIN_KEYS = 3  # intervals between key frames that are looked at
 
@@ -41,24 +36,24 @@ class Effort:
     =======  =====================================================================================================
 
     ``auto`` means ``full`` for what is not live. Otherwise it means ``fast``; ``key`` where key frames come as often as
-    frames are asked for; and ``key`` too while the source falls behind the camera. Then it tries ``fast`` again after
-    ``PATIENCE_S`` without lag, twice as long each time that this fails at once.
+    frames are asked for; and ``key`` too while frames come too late: then as many GOPs as the allowance grants are decoded
+    as by ``fast`` all the same, and of the others the key frames alone.
 
     Args:
         config: the source.
         gated: packets may have to be held back, which ``full`` never does.
+        allowance: what the machine can bear, shared by all sources of the process.
     """
 
-    def __init__(self, config: SourceConfig, *, gated: bool = False):
-        self._fps, self._auto = config.fps, config.decode == "auto" and config.live
-        self._choice = self._first(config, gated)
+    def __init__(self, config: SourceConfig, *, gated: bool = False, allowance: Allowance | None = None):
+        self._fps, self._auto, self._live = config.fps, config.decode == "auto" and config.live, config.live
+        self._allowance = allowance or Allowance()
+        self._wish = self._first(config, gated)  # without regard to the load
         self._fallback: Choice | None = None
-        self._began_s: float | None = None
-        self._lags: deque[tuple[float, float]] = deque()
         self._keys_s: deque[float] = deque(maxlen=MIN_KEYS + 1)
-        self._slow = False  # only key frames, because of lag
-        self._since_s = 0.0
-        self._patience_s = PATIENCE_S
+        self._credit = zlib.crc32(config.id.encode()) / 2**32  # sources take turns: not all of them decode the same second
+        self._granted = True  # the GOP of the last key frame, and that key frame
+        self._key_credit, self._key_granted = self._credit, True
 
     @staticmethod
     def _first(config: SourceConfig, gated: bool) -> Choice:
@@ -71,13 +66,24 @@ class Effort:
     @property
     def choice(self) -> Choice:
         """What holds now; a change of it takes effect with the next key frame."""
-        return self._fallback or self._choice
+        if self._fallback is None and self._auto and self._allowance.gops < 1:
+            return Choice("key", self._allowance.reason)
+        return self._fallback or self._wish
+
+    @property
+    def level(self) -> Level:
+        """How the GOP of the last key frame is decoded: as chosen, or more where the allowance grants it."""
+        return self._wish.level if self._granted and self._fallback is None else self.choice.level
+
+    @property
+    def key_granted(self) -> bool:
+        """Whether the last key frame itself may be analysed; False only where even key frames are too many."""
+        return self._key_granted
 
     def begin(self) -> None:
-        """The source is opened anew: what was seen of its stream is forgotten, what was learned about the load is not."""
-        self._fallback, self._began_s = None, None
+        """The source is opened anew: what was seen of its stream is forgotten."""
+        self._fallback = None
         self._keys_s.clear()
-        self._lags.clear()
 
     def fall_back(self, reason: str) -> None:
         """This stream cannot be decoded in part: everything is decoded until it is opened anew."""
@@ -86,8 +92,15 @@ class Effort:
     def key(self, pts_s: float) -> None:
         """A key frame comes at this media time."""
         self._keys_s.append(pts_s)
-        if self._auto and not self._slow:
-            self._choice = self._by_stream()
+        if not self._auto:
+            return
+        self._credit += self._allowance.gops
+        self._granted = self._credit >= 1
+        self._credit -= self._granted
+        self._key_credit += self._allowance.keys
+        self._key_granted = self._key_credit >= 1
+        self._key_credit -= self._key_granted
+        self._wish = self._by_stream()
 
     def _by_stream(self) -> Choice:
         """``key`` where it gives what is asked for."""
@@ -97,30 +110,7 @@ class Effort:
                 return Choice("key", "key frames come as often as frames are analysed")
         return Choice("fast", WHAT_IS_NEEDED)
 
-    def lag(self, lag_s: float, now_s: float) -> None:
-        """Take in how late a packet is in our hands; asked for every packet of a live source.
-
-        Args:
-            lag_s: seconds from when the packet was due to now.
-            now_s: monotonic time.
-        """
-        self._began_s = now_s if self._began_s is None else self._began_s
-        if not self._auto or now_s - self._began_s < START_S:
-            return
-        self._lags.append((now_s, lag_s))
-        while now_s - self._lags[0][0] > JUDGED_S:
-            self._lags.popleft()
-        least_s = min(lag for _, lag in self._lags)
-        watched_s = now_s - self._lags[0][0]
-        if self._slow:
-            if least_s >= CAUGHT_UP_S and watched_s >= JUDGED_S / 2:
-                self._since_s = now_s
-            elif now_s - self._since_s >= self._patience_s:
-                self._slow, self._since_s = False, now_s
-                self._lags.clear()
-                self._choice = self._by_stream()
-        elif least_s >= BEHIND_S and watched_s >= JUDGED_S / 2:
-            failed = self._since_s > 0 and now_s - self._since_s < FAILED_S
-            self._patience_s = min(2 * self._patience_s, MAX_PATIENCE_S) if failed else PATIENCE_S
-            self._slow, self._since_s = True, now_s
-            self._choice = Choice("key", f"{least_s:.1f} s behind the camera")
+    def frame(self, used: float | None, now_s: float) -> None:
+        """One of the source's frames has its detections, or (None) was given up; see ``Allowance.frame``. From any thread."""
+        if self._live:
+            self._allowance.frame(used, now_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -14,11 +13,6 @@ from stream.detections import Detections
 Uint8Array = npt.NDArray[np.uint8]
 FrameKey = tuple[str, int]
 """Names a frame of a source: session and frame index."""
-
-
-def media_s(ticks: int, base: Fraction) -> float:
-    """So many ticks of a time base in seconds: the double nearest to the fraction, at a tenth of the price of making one."""
-    return ticks * base.numerator / base.denominator
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class Ticket:
     not refer to the packet, which refers to it.
 
     Attributes:
-        pts_s, dts_s: media time of presentation and of decoding; None where the stream tells none.
+        pts_s: media time; None where the stream tells none.
         interval_s: duration of the frame, as far as the stream tells.
         captured_at, captured_s: as in ``FrameInfo``.
         due_s: monotonic seconds at which the packet should have been in our hands.
@@ -59,7 +53,6 @@ class Ticket:
     """
 
     pts_s: float | None
-    dts_s: float | None
     interval_s: float
     captured_at: float
     captured_s: float
@@ -86,6 +79,7 @@ class FrameInfo:
         captured_s, decoded_s, batched_s: monotonic seconds of the stages passed so far (``captured_s`` is moved
             back by the age that the frame had on arrival, where the source's clock tells it).
         held_s: how long the gate held the frame's packet before it had it decoded; 0 for all other frames.
+        line_s: how old the picture was when its packet should have been in our hands; 0 where that is not known.
     """
 
     source_id: str
@@ -99,6 +93,7 @@ class FrameInfo:
     decoded_s: float
     batched_s: float = 0.0
     held_s: float = 0.0
+    line_s: float = 0.0
 
     @property
     def key(self) -> FrameKey:

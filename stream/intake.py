@@ -60,11 +60,13 @@ class Outcomes:
         tally: what has been done.
         dropped: told of frames that are not analysed, by reason and number.
         answered: whether the detector has answered for all frames given so far; may wait for it where that loses nothing.
+        hopeless: whether the frame of a ticket could not be in time any more if it went to the detector now.
     """
 
     tally: IntakeTally
     dropped: Callable[[str, int], None]
     answered: Callable[[], bool]
+    hopeless: Callable[[Ticket], bool] = lambda ticket: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Intake:
         self._sampler, self._key_sampler = FrameSampler(config.fps), FrameSampler(config.fps)
         self._backlog = Backlog()
         effort.begin()
-        self._level = effort.choice.level
+        self._level = effort.level
         self._untimed = False  # everything is decoded until a key frame carries its times
         self._keyless: int | None = 0  # packets so far, as long as there was no key frame
         self._owed: set[Ticket] = set()  # wanted, or it may be, given to the codec, not come out yet
@@ -127,11 +129,9 @@ class Intake:
             yield from self.flush()
             return
         ticket = self._decoder.ticket(packet)
-        lag_s = self._clock.monotonic() - ticket.due_s
-        self._late = self._late and lag_s >= CAUGHT_UP_S
-        if self._live:
-            self._effort.lag(lag_s, self._clock.monotonic())
-        timed = ticket.pts_s is not None and ticket.dts_s is not None
+        self._late = self._late and self._clock.monotonic() - ticket.due_s >= CAUGHT_UP_S
+        dts = packet.data.dts
+        timed = ticket.pts_s is not None and dts is not None
         if self._level != "full" and not timed:
             self._untimed = True
             yield from self._fall_back("its packets carry no times")
@@ -140,15 +140,15 @@ class Intake:
         if self._level == "full":
             yield from self._pick(self._decode(packet, ticket))
             return
-        assert ticket.dts_s is not None
-        yield from self._plan(packet, ticket, ticket.dts_s)
+        assert dts is not None
+        yield from self._plan(packet, ticket, float(dts * packet.data.time_base))
 
     def _plan_again(self) -> Iterator[Sampled]:
         """Packets carry times now, as some cameras' do not at first: from this key frame on, decode what is needed."""
         yield from self._drain()
         self._untimed, self._keyless = False, 0
         self._effort.begin()
-        self._level = self._effort.choice.level
+        self._level = self._effort.level
 
     def flush(self) -> Iterator[Sampled]:
         """All frames that are held back, at the end of the input."""
@@ -184,7 +184,28 @@ class Intake:
             self._gate.wake("key frames are too far apart")
         if not self._asleep:
             self._late = self._late or asleep
-            yield from self._work()
+            late = self._hopeless(ticket)
+            if late:
+                self._shed()
+            if not late or self._level == "key" or self._backlog.full:
+                yield from self._work()
+
+    def _hopeless(self, ticket: Ticket) -> bool:
+        """The frame would be late whatever is done. Those that the gate held are not: they are late on purpose."""
+        return self._live and not self._late and not self._asleep and self._out.hopeless(ticket)
+
+    def _shed(self) -> None:
+        """The newest packet is too late, and with it all before it: none is decoded for its own sake any more."""
+        for _, ticket in self._backlog.wanted():
+            self._give_up(ticket)
+        if self._proven and self._backlog.full:
+            self._level = "key"  # until the next key frame: what is held would take too long
+
+    def _give_up(self, ticket: Ticket) -> None:
+        ticket.wanted = False
+        self._owed.discard(ticket)
+        self._out.dropped("stale", 1)
+        self._effort.frame(None, self._clock.monotonic())
 
     @property
     def _asleep(self) -> bool:
@@ -197,20 +218,22 @@ class Intake:
     def _decide(self, ticket: Ticket) -> Iterator[Sampled]:
         """The ticket's place is certain: number its frame, and say whether it is to be analysed."""
         assert ticket.pts_s is not None
-        if ticket.key and self._level != self._effort.choice.level:
-            self._level = self._effort.choice.level
+        if ticket.key and self._level != self._effort.level:
+            self._level = self._effort.level
             self._key_sampler.reset()
         ticket.frame_index = self._source.number(ticket.position)
         self._count(ticket.pts_s)
         due = self._sampler.keep(ticket.pts_s)
         wanted = due
         if self._level == "key":
-            wanted = ticket.key and self._key_sampler.keep(ticket.pts_s)
+            wanted = ticket.key and self._effort.key_granted and self._key_sampler.keep(ticket.pts_s)
         packet = self._to_look_at(ticket)
         ticket.wanted = wanted or packet is not None
         if not ticket.wanted:
             self._owed.discard(ticket)
             self._out.dropped("key_frames_only" if due else "sampled", 1)
+        elif packet is None and self._hopeless(ticket):
+            self._give_up(ticket)
         if packet is not None:
             yield from self._look(packet, ticket)
         elif ticket.key and not self._asleep:
@@ -283,6 +306,9 @@ class Intake:
                 ticket.wanted = False
                 self._out.dropped("key_frames_only", 1)
                 continue
+            if self._hopeless(ticket):
+                self._give_up(ticket)
+                continue
             self._owed.add(ticket)
             self._backlog.broken = True
             yield from self._pick(self._decode(packet, ticket, alone=True))
@@ -347,6 +373,9 @@ class Intake:
             yield from self._fall_back("its pictures do not match its packets")
 
     def _give(self, frame: DecodedFrame) -> Iterator[Sampled]:
+        if self._hopeless(frame.ticket):
+            self._give_up(frame.ticket)
+            return
         image = self._picture(frame)
         if self._gate is not None and not self._gate.admits(image, frame.pts_s, self._out.answered):
             self._out.dropped("gated", 1)

@@ -45,10 +45,10 @@ class Scrape:
         return sum(self.by(name, "", **labels).values())
 
 
-def histogram(before: Scrape, after: Scrape) -> list[tuple[float, float]]:
-    """Frames between two scrapes by end-to-end latency: upper bound in seconds, and frames up to it, rising."""
-    counts = after.by(f"{HISTOGRAM}_bucket", "le")
-    counts.subtract(before.by(f"{HISTOGRAM}_bucket", "le"))
+def histogram(before: Scrape, after: Scrape, name: str = HISTOGRAM, **labels: str) -> list[tuple[float, float]]:
+    """Frames between two scrapes by end-to-end latency, or another histogram: upper bound in seconds, frames up to it, rising."""
+    counts = after.by(f"{name}_bucket", "le", **labels)
+    counts.subtract(before.by(f"{name}_bucket", "le", **labels))
     return sorted((float(bound), count) for bound, count in counts.items())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from stream.allowance import Allowance
 from stream.batch import Batcher
 from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
@@ -19,7 +20,7 @@ from stream.detectors.base import InputSpec
 from stream.effort import Effort, Level
 from stream.errors import SourceError, SourceUnavailable
 from stream.events import DeadLetter
-from stream.frame import Frame, FrameInfo, Uint8Array
+from stream.frame import Frame, FrameInfo, Ticket, Uint8Array
 from stream.gate import Gate
 from stream.intake import Intake, IntakeTally, Outcomes, Sampled
 from stream.logs import bind_source, get_logger
@@ -77,6 +78,7 @@ class SourceParts:
         gate: of this source; None analyses every sampled frame.
         pictures: keep each analysed frame at full size as well.
         viewfinder: shows the frames to whoever looks; nobody does without one.
+        allowance: what the machine can bear, shared by the sources of a process.
     """
 
     spec: InputSpec
@@ -84,6 +86,7 @@ class SourceParts:
     gate: Gate | None = None
     pictures: bool = False
     viewfinder: Viewfinder | None = None
+    allowance: Allowance | None = None
 
 
 class SourceWorker:
@@ -115,15 +118,13 @@ class SourceWorker:
         self._clock, self._metrics = clock, metrics
         self._scaler = Scaler(parts.spec)
         self._viewfinder = parts.viewfinder or Viewfinder(clock)
-        self._effort = Effort(config, gated=parts.gate is not None)
+        self._effort = Effort(config, gated=parts.gate is not None, allowance=parts.allowance)
         self._tally = IntakeTally()
         self._stopping = threading.Event()
         self._source: Source | None = None
         self._status = SourceStatus(config.id, "connecting", since_at=clock.time())
         self._size_px = (0, 0)
         self._announced: bool | None = None
-        self._told_level: Level | None = None
-        self._told_asleep: bool | None = None
         self._sent = 0  # frames given to the batcher that have not left it or the detector yet
         self._sent_lock = threading.Lock()
         self._cpu = CpuReport(metrics)
@@ -139,22 +140,8 @@ class SourceWorker:
 
     @property
     def status(self) -> SourceStatus:
-        """How it is at this moment."""
-        tally, choice, gate = self._tally, self._effort.choice, self._parts.gate
-        return replace(
-            self._status,
-            frames=tally.frames,
-            pts_s=tally.pts_s,
-            decoded=tally.decoded,
-            decode_cpu_s=tally.decode_cpu_s,
-            scale_cpu_s=tally.scale_cpu_s,
-            decode=choice.level,
-            decode_reason=choice.reason,
-            asleep=gate is not None and gate.asleep,
-            width=self._size_px[0],
-            height=self._size_px[1],
-            dropped=self._metrics.dropped(self.config.id),
-        )
+        """A consistent copy."""
+        return replace(self._status, dropped=self._metrics.dropped(self.config.id))
 
     @property
     def done(self) -> bool:
@@ -166,6 +153,8 @@ class SourceWorker:
         if detections is not None and self._parts.gate is not None:
             self._parts.gate.presence.saw(info, detections)
         self._viewfinder.left(info)
+        now_s = self._clock.monotonic()
+        self._effort.frame(None if detections is None else self._batcher.used(info, now_s), now_s)
         with self._sent_lock:
             self._sent -= 1
 
@@ -180,9 +169,9 @@ class SourceWorker:
         if source is not None:
             source.close()
 
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait until the thread has ended, at most for so long."""
-        self._thread.join(timeout_s)
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
 
     # -- the thread
 
@@ -191,7 +180,7 @@ class SourceWorker:
         self._metrics.source_begins(self.config.id)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():
-            frames = self._tally.frames
+            frames = self._status.frames
             try:
                 self._read()
             except SourceUnavailable as error:
@@ -210,7 +199,7 @@ class SourceWorker:
                 if not self._stopping.is_set():
                     self._end("finished", "end of input")
                 return
-            if self._tally.frames > frames:
+            if self._status.frames > frames:
                 backoff.reset()
             self._stopping.wait(backoff.next_delay_s())
             self._status = replace(self._status, reconnects=self._status.reconnects + 1)
@@ -226,9 +215,12 @@ class SourceWorker:
         def dropped(reason: str, frames: int) -> None:
             self._metrics.frames(self.config.id, "dropped", reason, frames)
 
+        def hopeless(ticket: Ticket) -> bool:
+            return self._batcher.is_hopeless(self.config.id, ticket.captured_s, ticket.due_s - ticket.captured_s)
+
         with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
-            outcomes = Outcomes(self._tally, dropped, self._answered)
+            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
             try:
@@ -268,15 +260,27 @@ class SourceWorker:
 
     def _note(self) -> None:
         tally, gate, choice = self._tally, self._parts.gate, self._effort.choice
-        if choice.level != self._told_level:
-            self._told_level = choice.level
+        asleep = gate is not None and gate.asleep
+        if choice.level != self._status.decode or not self._status.decode_reason:
             logger.info("decode mode", source_id=self.config.id, mode=choice.level, reason=choice.reason)
             self._metrics.decode(self.config.id, choice.level)
-        if gate is not None and gate.asleep != self._told_asleep:
-            self._told_asleep = gate.asleep
-            logger.debug("gate", source_id=self.config.id, state="closed" if gate.asleep else "open", reason=gate.reason)
-            self._metrics.source_asleep(self.config.id, gate.asleep)
+        if gate is not None and (asleep != self._status.asleep or not self._status.decode_reason):
+            logger.debug("gate", source_id=self.config.id, state="closed" if asleep else "open", reason=gate.reason)
+            self._metrics.source_asleep(self.config.id, asleep)
         self._cpu.tell(decode=tally.decode_cpu_s, scale=tally.scale_cpu_s)
+        self._status = replace(
+            self._status,
+            frames=tally.frames,
+            pts_s=tally.pts_s,
+            decoded=tally.decoded,
+            decode_cpu_s=tally.decode_cpu_s,
+            scale_cpu_s=tally.scale_cpu_s,
+            decode=choice.level,
+            decode_reason=choice.reason,
+            asleep=asleep,
+            width=self._size_px[0],
+            height=self._size_px[1],
+        )
 
     def _frame(self, source: Source, sampled: Sampled) -> Frame:
         decoded = sampled.decoded
@@ -292,6 +296,7 @@ class SourceWorker:
             captured_s=decoded.captured_s,
             decoded_s=self._clock.monotonic(),
             held_s=sampled.held_s,
+            line_s=decoded.ticket.due_s - decoded.captured_s,
         )
         return Frame(info, sampled.image, to_picture(decoded.frame) if self._parts.pictures else None)
 

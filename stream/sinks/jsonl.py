@@ -14,7 +14,7 @@ from stream.config import JsonlSinkConfig
 from stream.errors import SinkError
 from stream.events import TOPICS, Event
 
-FLUSH_EVERY_S = 0.2  # a frame is acknowledged when its line is handed over, so this adds to its latency
+FLUSH_EVERY_S = 0.05  # a frame is acknowledged when its line is handed over, so this adds to its latency
 FLUSH_BYTES = 256 << 10
 
 

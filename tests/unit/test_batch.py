@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream.batch import MAX_WINDOW_S, STALE_PASS_S, Batcher, batch_window_s
+from stream.batch import BLIND_S, MAX_WINDOW_S, STALE_PASS_S, STALLED_INTERVALS, Batcher, batch_window_s
 from stream.buffer import FrameBuffer, Policy
 from stream.frame import Frame, FrameInfo, Uint8Array
 from stream.testing.clock import ManualClock
@@ -155,6 +155,34 @@ class TestWhenABatchGoesOut:
         batcher.put(make_frame("b"))
         assert batcher.next_batch(0) is not None
 
+    def test_a_live_source_that_is_stalled_holds_nobody_back(self, batcher: Batcher, clock: ManualClock) -> None:
+        for source_id in ("a", "dead", "stalled"):
+            batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
+        for i in range(3):
+            clock.advance(0.2)
+            now_s = clock.monotonic()
+            batcher.put(make_frame("a", i, captured_s=now_s))
+            batcher.put(make_frame("stalled", i, captured_s=now_s))
+            clock.advance(batcher.window_s)
+            assert batcher.next_batch(0) is not None
+        clock.advance(STALLED_INTERVALS * (0.2 + MAX_WINDOW_S) - MAX_WINDOW_S - 0.05)
+        batcher.put(make_frame("a", 3, captured_s=clock.monotonic()))
+        assert batcher.next_batch(0) is None  # it may only be late
+        clock.advance(0.1)
+        assert indices((batcher.next_batch(0) or pytest.fail("no batch"))[1]) == [("a", 3)]
+
+    def test_when_a_frame_would_be_late_if_it_waited(self, batcher: Batcher, clock: ManualClock) -> None:
+        for source_id in "ab":
+            batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
+        batcher.observe_detector_s(0.1, 4)
+        batcher.put(make_frame("a", captured_s=clock.monotonic() - 0.35))
+        assert batcher.next_batch(0) is None
+        clock.advance(0.049)
+        assert batcher.next_batch(0) is None
+        clock.advance(0.001)
+        assert batcher.window_s > 0.05
+        assert batcher.next_batch(0) is not None
+
     def test_when_all_sources_are_finished(self, batcher: Batcher) -> None:
         batcher.add_source("a", 4, Policy.BLOCK, live=False)
         batcher.put(make_frame("a"))
@@ -264,18 +292,42 @@ class TestDrops:
         batcher.put(make_frame("a", captured_s=clock.monotonic()))
         assert batcher.next_batch(0) is not None
 
+    @pytest.mark.parametrize(("line_s", "pass_s"), [(5.0, STALE_PASS_S), (0.0, BLIND_S)])
     def test_a_source_that_is_always_late_is_not_blind(
-        self, batcher: Batcher, clock: ManualClock, dropped: list[tuple[str, int, str]]
+        self, batcher: Batcher, clock: ManualClock, dropped: list[tuple[str, int, str]], line_s: float, pass_s: float
     ) -> None:
         batcher.add_source("a", 8, Policy.DROP_OLDEST, live=True)
-        passed = []
-        for i in range(40):
+        passed, hopeless = [], 0
+        for i in range(400):
             clock.advance(0.1)
-            batcher.put(make_frame("a", i, captured_s=clock.monotonic() - 5))
+            frame = make_frame("a", i, captured_s=clock.monotonic() - 5)
+            hopeless += batcher.is_hopeless("a", frame.info.captured_s, line_s)
+            batcher.put(replace(frame, info=replace(frame.info, line_s=line_s)))
             if batch := batcher.next_batch(0):
                 passed += [info.frame_index for info in batch[0].frames]
-        assert len(passed) == pytest.approx(4 / STALE_PASS_S, abs=1)
-        assert len(dropped) == 40 - len(passed)
+        assert len(passed) == pytest.approx(40 / pass_s, rel=0.1, abs=1)
+        assert len(dropped) == hopeless == 400 - len(passed)
+
+    def test_what_follows_the_detector_is_charged_too(self, batcher: Batcher, clock: ManualClock) -> None:
+        batcher.add_source("a", 8, Policy.DROP_OLDEST, live=True)
+        info = make_frame(captured_s=clock.monotonic()).info
+        clock.advance(0.42)
+        assert not batcher.is_stale(info, clock.monotonic())
+        assert not batcher.is_hopeless("a", info.captured_s, 0.0)
+        assert not batcher.is_hopeless("unknown", info.captured_s - 9, 0.0)
+        batcher.observe_emit_s(0.1)
+        assert batcher.is_stale(info, clock.monotonic())
+        assert batcher.is_hopeless("a", info.captured_s, 0.0)
+        batcher.observe_emit_s(60.0)  # the broker is away: shedding does not bring it back
+        assert batcher.rest_s == LATENCY_S / 4
+
+    def test_an_unsteady_detector_is_charged_for_its_slow_batches(self, batcher: Batcher) -> None:
+        steady = Batcher("people", 4, LATENCY_S)
+        for i in range(100):
+            steady.observe_detector_s(0.1, 1)
+            batcher.observe_detector_s(0.05 if i % 2 else 0.15, 1)
+        assert steady.rest_s == pytest.approx(0.1, abs=0.005)
+        assert batcher.rest_s == pytest.approx(0.25, abs=0.02)
 
     def test_frames_that_the_gate_held_are_not_stale_for_that(self, batcher: Batcher) -> None:
         info = make_frame(captured_s=100.0).info

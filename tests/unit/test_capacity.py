@@ -193,6 +193,14 @@ def test_with_cores_free_a_full_thread_limits() -> None:
     assert limit.why == "1 replica: 90% of what can be used, while 0.6 cores are free"
 
 
+def test_where_load_is_shed_cores_need_not_be_busy_all_the_time() -> None:
+    step = replace(busy(1.4, 13.0, decode=8.0, detect=4.0), dropped={"key_frames_only": 92, "stale": 8, "undecodable": 5})
+    limit = limiting(step)
+    assert (limit.stage, limit.why) == ("decode", "1.4 of 2 cores are busy, and too few when frames come at once: 100 were shed")
+    assert "in step" in limit.advice
+    assert limiting(replace(step, machine_s=8.0)).why == ""  # something else holds them up
+
+
 def test_where_nothing_is_exhausted_no_reason_is_made_up() -> None:
     limit = limiting(busy(0.4, 4.0, [Lane("track", "1 aggregator", 0.1, 1.0, "a")], decode=3.0))
     assert (limit.stage, limit.why) == ("decode", "")

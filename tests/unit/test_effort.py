@@ -2,14 +2,15 @@
 
 import pytest
 
+from stream.allowance import Allowance
 from stream.config import SourceConfig
-from stream.effort import MAX_PATIENCE_S, PATIENCE_S, START_S, Effort
+from stream.effort import Effort
 
 CAMERA = "rtsp://camera.example/hall"
 
 
-def effort(uri: str = CAMERA, *, gated: bool = False, **settings: object) -> Effort:
-    return Effort(SourceConfig(id="cam", uri=uri, **settings), gated=gated)  # type: ignore[arg-type]
+def effort(uri: str = CAMERA, *, gated: bool = False, allowance: Allowance | None = None, **settings: object) -> Effort:
+    return Effort(SourceConfig(**{"id": "cam", "uri": uri} | settings), gated=gated, allowance=allowance)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -53,51 +54,71 @@ def test_one_late_key_frame_is_not_often_enough() -> None:
     assert chosen.choice.level == "fast"
 
 
-def test_a_setting_is_obeyed_whatever_the_load_and_the_stream() -> None:
-    chosen = effort(fps=1, decode="fast")
-    for i in range(400):
-        chosen.lag(2.0, i / 25)
-        chosen.key(i)
-    assert chosen.choice.level == "fast"
+class Fixed(Allowance):
+    """Allows what it is told to."""
+
+    def __init__(self, gops: float, keys: float = 1.0):
+        super().__init__()
+        self._gops, self._keys, self._reason = gops, keys, "frames take too long: behind the camera"
 
 
-def drive(chosen: Effort, start_s: float, seconds: float, lag_s: float) -> float:
-    """25 packets a second, all ``lag_s`` late; returns the time behind them."""
-    for i in range(round(seconds * 25)):
-        chosen.lag(lag_s, start_s + i / 25)
-    return start_s + seconds
+@pytest.mark.parametrize(
+    ("uri", "settings", "level"),
+    [
+        (CAMERA, {"decode": "fast"}, "fast"),
+        (CAMERA, {"decode": "full"}, "full"),
+        (CAMERA, {"decode": "key"}, "key"),
+        ("clip.mp4", {}, "full"),
+        (CAMERA, {}, "key"),
+    ],
+)
+def test_the_load_changes_only_what_is_left_to_us(uri: str, settings: dict[str, object], level: str) -> None:
+    chosen = effort(uri, fps=5, allowance=Fixed(0.0), **settings)
+    chosen.key(0.0)
+    assert chosen.choice.level == level
+    assert chosen.level == level
 
 
-def test_one_late_packet_changes_nothing() -> None:
-    chosen = effort(fps=5)
-    now_s = drive(chosen, 100, START_S + 1, 0.0)
-    chosen.lag(3.0, now_s)
-    drive(chosen, now_s + 0.04, 1, 0.01)
-    assert chosen.choice.level == "fast"
+@pytest.mark.parametrize("gops", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
+def test_each_source_is_granted_its_share_of_gops_and_they_take_turns(gops: float) -> None:
+    allowance = Fixed(gops)
+    sources = [effort(id=f"cam{i:02d}", fps=5, allowance=allowance) for i in range(24)]
+    granted = []
+    for second in range(40):
+        for source in sources:
+            source.key(float(second))
+        granted.append([source.level == "fast" for source in sources])
+        assert {source.choice.level for source in sources} == {"fast" if gops == 1 else "key"}
+    shares = [sum(of_source) / 40 for of_source in zip(*granted, strict=True)]
+    assert all(share == pytest.approx(gops, abs=0.03) for share in shares)
+    at_once = [sum(of_second) / 24 for of_second in granted]
+    assert all(part == pytest.approx(gops, abs=0.25) for part in at_once)
 
 
-def test_a_source_that_falls_behind_decodes_key_frames_until_it_has_not_for_long() -> None:
-    chosen = effort(fps=5)
-    now_s = drive(chosen, 100, START_S - 0.1, 0.5)
-    assert chosen.choice.level == "fast"  # it has only just begun
-    now_s = drive(chosen, now_s, 1.2, 0.5)
-    assert chosen.choice.level == "key"
-    assert "behind" in chosen.choice.reason
-    now_s = drive(chosen, now_s, PATIENCE_S - 2, 0.0)
-    assert chosen.choice.level == "key"
-    drive(chosen, now_s, 4, 0.0)
-    assert chosen.choice.level == "fast"
+def test_where_even_key_frames_are_too_many_each_source_has_its_share_of_them() -> None:
+    chosen = effort(fps=5, allowance=Fixed(0.0, keys=0.25))
+    granted = []
+    for second in range(40):
+        chosen.key(float(second))
+        granted.append(chosen.key_granted)
+    assert sum(granted) == 10
 
 
-def test_it_does_not_flap_under_steady_pressure() -> None:
-    chosen, now_s, changes, level = effort(fps=5), 100.0, 0, "fast"
-    for _ in range(1200):  # 20 minutes: late whenever more than key frames are decoded
-        now_s = drive(chosen, now_s, 1, 0.0 if level == "key" else 0.8)
-        changes += chosen.choice.level != level
-        level = chosen.choice.level
-    assert changes <= 13
-    assert level == "key"
-    assert MAX_PATIENCE_S > 15 * PATIENCE_S
+def test_a_grant_asks_for_no_more_than_key_frames_where_these_do() -> None:
+    chosen = effort(fps=1, allowance=Fixed(0.9))
+    for second in range(20):
+        chosen.key(float(second))
+        if second > 3:
+            assert chosen.level == "key"
+
+
+def test_frames_of_recorded_video_say_nothing_about_the_load() -> None:
+    allowance = Allowance()
+    recorded, live = effort("clip.mp4", allowance=allowance), effort(allowance=allowance)
+    for source, gops in ((recorded, 1.0), (live, 0.0)):
+        for i in range(60):
+            source.frame(None, i / 5)
+        assert allowance.gops == gops
 
 
 def test_falling_back_lasts_until_the_source_is_opened_anew() -> None:
@@ -105,7 +126,6 @@ def test_falling_back_lasts_until_the_source_is_opened_anew() -> None:
     chosen.fall_back("its packets carry no times")
     for i in range(10):
         chosen.key(i)
-        chosen.lag(1.0, 100 + i / 5)
     assert chosen.choice.level == "full"
     assert chosen.choice.reason == "its packets carry no times"
     chosen.begin()

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream.allowance import Allowance
 from stream.config import SourceConfig
-from stream.decode import Decoder
+from stream.decode import DecodedFrame, Decoder
 from stream.detections import Detections
 from stream.effort import Choice, Effort, Level
 from stream.frame import FrameInfo, Packet, Ticket, Uint8Array
@@ -31,6 +33,7 @@ class Taken:
     dropped: Counter[str] = field(default_factory=Counter)
     tally: IntakeTally = field(default_factory=IntakeTally)
     level: str = ""
+    scaled: int = 0
 
     def __eq__(self, other: object) -> bool:
         assert isinstance(other, Taken)
@@ -39,7 +42,13 @@ class Taken:
 
 
 def take(
-    path: Path, *, gate: Gate | None = None, damage: int | None = None, effort: Effort | None = None, **settings: object
+    path: Path,
+    *,
+    gate: Gate | None = None,
+    damage: int | None = None,
+    effort: Effort | None = None,
+    late: Callable[[float], bool] | None = None,
+    **settings: object,
 ) -> Taken:
     config = SourceConfig(id="cam", uri=str(path), **settings)  # type: ignore[arg-type]
     clock, taken = ManualClock(), Taken()
@@ -48,9 +57,16 @@ def take(
     def dropped(reason: str, frames: int) -> None:
         taken.dropped[reason] += frames
 
-    with FileSource(config, clock) as source:
-        outcomes = Outcomes(taken.tally, dropped, lambda: True)
-        intake = Intake(config, source, lambda decoded: decoded.frame.to_ndarray(format="bgr24"), effort, gate, clock, outcomes)
+    def hopeless(ticket: Ticket) -> bool:
+        return late is not None and late(ticket.pts_s or 0.0)
+
+    def scale(decoded: DecodedFrame) -> Uint8Array:
+        taken.scaled += 1
+        return decoded.frame.to_ndarray(format="bgr24")
+
+    with FileSource(config.model_copy(update={"realtime": False}), clock) as source:
+        outcomes = Outcomes(taken.tally, dropped, lambda: True, hopeless)
+        intake = Intake(config, source, scale, effort, gate, clock, outcomes)
         for number, packet in enumerate(source.packets()):
             assert isinstance(packet, Packet)
             if number == damage:
@@ -227,6 +243,79 @@ def test_lost_and_damaged_packets_stop_nothing(tmp_path: Path, seed: int) -> Non
     assert indices == sorted(set(indices))
     assert len(indices) > 10
     assert len(indices) + dropped.total() >= 0.8 * tally.frames
+
+
+# -- too late
+
+
+def late_from_2_to_4(pts_s: float) -> bool:
+    return 2 <= pts_s < 4
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_frames_that_would_be_late_are_neither_decoded_nor_scaled(tmp_path: Path, b_frames: int) -> None:
+    path = make_video(tmp_path / "clip.mp4", 60, gop=10, b_frames=b_frames)
+    full = take(path, fps=5, decode="full")
+    shed = take(path, fps=5, realtime=True, decode="fast", late=late_from_2_to_4)
+    assert [index for index, _ in shed.frames] == [index for index, pts_s in full.frames if not late_from_2_to_4(pts_s)]
+    pictures = dict(zip((index for index, _ in full.frames), full.pictures, strict=True))
+    assert all(np.array_equal(picture, pictures[index]) for (index, _), picture in zip(shed.frames, shed.pictures, strict=True))
+    assert shed.dropped == {"sampled": 30, "stale": 10}
+    assert shed.scaled == 20
+    assert shed.tally.frames == 60
+    assert shed.tally.decoded <= (50 if b_frames else 40)  # with B-frames a codec holds some back when that begins and ends
+
+
+def test_of_a_long_gop_no_more_than_the_backlog_holds_waits_and_it_goes_on_with_the_next_key_frame(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "clip.mp4", 240, gop=120)
+    full = take(path, fps=5, decode="full")
+    shed = take(path, fps=5, realtime=True, decode="fast", late=lambda pts_s: 12.5 <= pts_s < 19)
+    indices = [index for index, _ in shed.frames]
+    assert indices == [index for index, _ in full.frames if index < 125]  # 65 packets are too many to be made up for
+    assert shed.dropped["stale"] >= 25
+    assert shed.dropped.total() + len(indices) == 240
+    once_more = take(path, fps=5, realtime=True, decode="fast", late=lambda pts_s: 12.5 <= pts_s < 14)
+    assert [index for index, _ in once_more.frames] == [index for index, _ in full.frames if not 125 <= index < 140]
+    assert all(np.array_equal(a, b) for a, b in zip(once_more.pictures[-20:], full.pictures[-20:], strict=True))
+
+
+@pytest.mark.parametrize("decode", ["key", "full"])
+def test_late_frames_are_shed_in_every_mode(tmp_path: Path, decode: str) -> None:
+    path = make_video(tmp_path / "clip.mp4", 60, gop=10)
+    everything = take(path, fps=5, realtime=True, decode=decode)
+    shed = take(path, fps=5, realtime=True, decode=decode, late=late_from_2_to_4)
+    assert shed.frames == [one for one in everything.frames if not late_from_2_to_4(one[1])]
+    assert shed.scaled == len(shed.frames)
+    assert shed.dropped["stale"] == len(everything.frames) - len(shed.frames)
+    assert decode == "full" or shed.tally.decoded == 4
+
+
+def test_what_is_lossless_is_never_shed(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "clip.mp4", 60, gop=10)
+    assert take(path, fps=5, decode="fast", late=lambda pts_s: True) == take(path, fps=5, decode="full")
+
+
+def test_shed_frames_tell_that_the_load_is_too_great(tmp_path: Path) -> None:
+    allowance = Allowance()
+    config = SourceConfig(id="cam", uri="rtsp://camera.example/hall", fps=5)
+    told = []
+    allowance.frame = lambda used, now_s: told.append(used)  # type: ignore[method-assign]
+    path = make_video(tmp_path / "clip.mp4", 60, gop=10)
+    take(path, fps=5, realtime=True, effort=Effort(config, allowance=allowance), late=late_from_2_to_4)
+    assert told == [None] * 10
+
+
+def test_where_even_key_frames_are_too_many_some_are_left_out(tmp_path: Path) -> None:
+    class Few(Allowance):
+        gops, keys, reason = 0.0, 0.5, "behind the camera"  # type: ignore[assignment]
+
+    config = SourceConfig(id="cam", uri="rtsp://camera.example/hall", fps=5)
+    path = make_video(tmp_path / "clip.mp4", 120, gop=10)
+    taken = take(path, fps=5, realtime=True, effort=Effort(config, allowance=Few()))
+    assert len(taken.frames) == 6
+    assert all(index % 10 == 0 for index, _ in taken.frames)
+    assert taken.tally.decoded <= 6 + 10
+    assert taken.dropped.total() + len(taken.frames) == 120
 
 
 # -- with a gate

@@ -1,0 +1,31 @@
+"""Expected: how long something takes, from how long it took lately."""
+
+from __future__ import annotations
+
+WEIGHT = 0.05  # of one observation: a step is followed to 90 % after 45 of them
+SPREADS = 3.0  # mean deviations above the mean: nearly all take no longer
+
+
+class Expected:
+    """Moving mean of a duration and of its deviation from that (V. Jacobson, Congestion avoidance and control, 1988).
+
+    Written by one thread, read by any.
+
+    Attributes:
+        mean_s: expected duration in seconds; 0 before the first observation.
+        spread_s: mean deviation.
+    """
+
+    def __init__(self) -> None:
+        self.mean_s = self.spread_s = 0.0
+
+    @property
+    def most_s(self) -> float:
+        """Nearly always enough."""
+        return self.mean_s + SPREADS * self.spread_s
+
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """It took so long, ``times`` times; the first observation is taken as it is."""
+        weight = 1 - (1 - WEIGHT) ** times if self.mean_s else 1.0
+        self.spread_s += (abs(seconds - self.mean_s) - self.spread_s) * weight if self.mean_s else 0.0
+        self.mean_s += (seconds - self.mean_s) * weight
