@@ -25,6 +25,7 @@ from stream.frame import FrameKey
 from stream.logs import configure_process
 from stream.metrics import Metrics
 from stream.redact import reason
+from stream.rules import AlertRule
 from stream.sinks import open_sinks
 from stream.slo import SloCounts
 
@@ -57,11 +58,11 @@ class AggregatorStatus:
 class AggregatorActor:
     """See ``stream.aggregate``. Its state is in a checkpoint, so a restart takes up where that ends.
 
-    It processes nothing before Control has told it its sources, which may be others than those it was made with.
+    It processes nothing before Control has told it its sources and rules, which may be others than the config's.
 
     Args:
         name: of this actor; also of its files in the state folder.
-        config: the whole config; sources are set by Control.
+        config: the whole config; sources and rules are set by Control.
         classes: class names by detector.
         run: names one start of the service; a restarted actor gets the same one.
     """
@@ -72,24 +73,29 @@ class AggregatorActor:
         folder.mkdir(parents=True, exist_ok=True)
         self._name = name
         self._digest = config.digest()
+        self._config, self._classes, self._run, self._folder = config, classes, run, folder
         self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         self._ray_metrics = RayMetrics(self._metrics, name)
         self._sink = open_sinks(config.sinks, folder / "spool")
-        checkpoint = Checkpoint(folder / "checkpoint.json")
-        self._aggregator = Aggregator(config, classes, self._sink, SystemClock(), self._metrics, checkpoint, run=run)
-        self._told = threading.Event()
+        self._aggregator: Aggregator | None = None
+        self._making = threading.Lock()
         self._pending, self._fewer_s = 0, time.monotonic()
         self._lease = Lease(self._tick, self._close, TICK_S)
 
-    def set_sources(self, sources: Sequence[SourceConfig], confirmed: tuple[str, int, int] | None = None) -> AggregatorStatus:
-        """Analyse exactly these sources, and say how things stand; ``confirmed``: see ``Aggregator.news``."""
+    def set_sources(
+        self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule], confirmed: tuple[str, int, int] | None = None
+    ) -> AggregatorStatus:
+        """Analyse exactly these sources, judge by exactly these rules, and say how things stand; ``confirmed``: see
+        ``Aggregator.news``."""
         self._lease.renew()
-        self._aggregator.set_sources(sources)
-        self._told.set()
+        with self._making:
+            if self._aggregator is None:  # only now is it known what its checkpoint is to be taken up with
+                self._aggregator = self._make(sources, rules)
         aggregator = self._aggregator
+        aggregator.set_sources(sources, rules)
         return AggregatorStatus(
             self._name,
-            self._sink_fault(),
+            self._sink_fault(aggregator),
             self._sink.pending(),
             aggregator.slo_attainment(),
             aggregator.tallies(),
@@ -99,27 +105,35 @@ class AggregatorActor:
 
     def seen(self, wanted: Mapping[str, FrameKey | None]) -> dict[str, Seen]:
         """See ``Aggregator.seen``."""
-        return self._aggregator.seen(wanted)
+        return self._told().seen(wanted)
 
     def slo_counts(self) -> dict[str, SloCounts]:
         """See ``Aggregator.slo_counts``."""
-        return self._aggregator.slo_counts()
+        return self._told().slo_counts()
 
-    def _sink_fault(self) -> str:
-        if self._aggregator.sink_fault:
-            return self._aggregator.sink_fault
+    def _make(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> Aggregator:
+        config = self._config.model_copy(update={"sources": list(sources), "alerts": list(rules)})
+        checkpoint = Checkpoint(self._folder / "checkpoint.json")
+        return Aggregator(config, self._classes, self._sink, SystemClock(), self._metrics, checkpoint, run=self._run)
+
+    def _told(self) -> Aggregator:
+        if self._aggregator is None:
+            raise AggregatorUnavailable(f"{self._name}: it has not been told its sources yet")
+        return self._aggregator
+
+    def _sink_fault(self, aggregator: Aggregator) -> str:
+        if aggregator.sink_fault:
+            return aggregator.sink_fault
         waiting_s = time.monotonic() - self._fewer_s
         return f"{self._pending} events wait for their sinks since {waiting_s:.0f} s" if waiting_s > BACKLOG_S else ""
 
     def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
         """See ``stream.deliver.Receiver``."""
-        if not self._told.is_set():
-            raise AggregatorUnavailable(f"{self._name}: it has not been told its sources yet")
-        return self._aggregator.process(sender, number, message, expected)
+        return self._told().process(sender, number, message, expected)
 
     def progress(self, sender: str) -> Receipt:
         """See ``stream.deliver.Receiver``."""
-        return self._aggregator.progress(sender)
+        return self._told().progress(sender)
 
     def config_digest(self) -> str:
         """Digest of the config that this actor was made with."""
@@ -135,7 +149,7 @@ class AggregatorActor:
         self._close()
 
     def _tick(self) -> None:
-        if self._told.is_set():
+        if self._aggregator is not None:
             self._aggregator.tick()
         before, self._pending = self._pending, self._sink.pending()
         if self._pending < before or not self._pending:
@@ -143,7 +157,7 @@ class AggregatorActor:
         self._ray_metrics.publish()
 
     def _close(self) -> None:
-        if self._told.is_set():
+        if self._aggregator is not None:
             self._aggregator.close()
         self._sink.close()
 

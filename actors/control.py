@@ -56,7 +56,7 @@ class Control:
     async def set_sources(self, sources: list[SourceConfig]) -> None:
         """Run exactly these sources from now on; for ``framewatch capacity``. A restart of this replica forgets them."""
         self._backend.config = self._backend.config.model_copy(update={"sources": sources})
-        self._reconciler.set_sources(sources)
+        self._reconciler.set_wanted(sources, self._backend.config.alerts)
 
     async def stop(self) -> None:
         """Stop all actors; for ``framewatch up``."""

@@ -28,10 +28,12 @@ SPAN_S = 0.5  # at least, over which CPU use is averaged
 
 @dataclass(frozen=True, slots=True)
 class IngestStatus:
-    """What an ingest actor tells of itself. ``cores``: CPU seconds a second that its process has used lately."""
+    """What an ingest actor tells of itself. ``cores``: CPU seconds a second that its process has used lately; ``leaving``:
+    sources that it reads no more but that have not ended yet."""
 
     cores: float
     sources: list[SourceStatus]
+    leaving: list[str]
 
 
 class IngestActor:
@@ -75,7 +77,7 @@ class IngestActor:
         self._lease.renew()
         self._shards = dict(shards)
         self._ingest.set_sources(sources)
-        return IngestStatus(self._cores(), self._ingest.status())
+        return IngestStatus(self._cores(), self._ingest.status(), self._ingest.leaving())
 
     def pictures(self, looks: Mapping[str, Look]) -> dict[str, Picture]:
         """See ``Viewfinder.pictures``; does not wait, so it holds no other call up."""

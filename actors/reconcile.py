@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
-from actors.ingest import IngestActor
+from actors.ingest import IngestActor, IngestStatus
 from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
@@ -24,6 +24,7 @@ from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
 from stream.logs import get_logger
 from stream.redact import reason
+from stream.rules import AlertRule
 from stream.worker import SourceStatus
 
 logger = get_logger(__name__)
@@ -64,6 +65,8 @@ class Reconciler:
         self.faults: dict[str, str] = {"control": "starting"}
         self.overview = Overview(config)
         self._actors: dict[str, ActorHandle[Any]] = {}
+        self._leaving: dict[str, list[str]] = {}  # by ingest actor: what it reads no more but has not ended yet
+        self._changed = asyncio.Event()
         self._tidied = self._stopping = False
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
         self._run = uuid.uuid4().hex
@@ -74,10 +77,10 @@ class Reconciler:
         """False once the loop has ended by itself."""
         return self._stopping or not self._loop.done()
 
-    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
-        """Run exactly these sources from the next round on."""
-        self._config = self._config.model_copy(update={"sources": list(sources)})
-        self.sources = {source.id: self.sources[source.id] for source in sources if source.id in self.sources}
+    def set_wanted(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> None:
+        """Run exactly these sources and rules from now on."""
+        self._config = self._config.model_copy(update={"sources": list(sources), "alerts": list(rules)})
+        self._changed.set()
 
     async def ask(self, name: str, method: str, *what: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """What an actor answers.
@@ -115,12 +118,14 @@ class Reconciler:
             except Exception:
                 logger.exception("reconcile failed")
                 self.overview.metrics.reconcile_failed()
-            await asyncio.sleep(RECONCILE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), RECONCILE_S)
 
     async def _reconcile(self) -> None:
-        service = self._config.service
+        self._changed.clear()
+        service, rules = self._config.service, self._config.alerts
         sources = {source.id: source for source in self._config.sources}
-        shard = shards(self._config.alerts, sources, service.aggregators)
+        shard = shards(rules, sources, service.aggregators)
         aggregators = [names.aggregator(i) for i in range(service.aggregators)]
         ingests = [names.ingest(i) for i in range(self._count_ingests())]
         loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
@@ -140,20 +145,33 @@ class Reconciler:
                 self._actors.pop(name, None)  # it may be gone for good: look it up, or make it, again
                 faults[name] = reason(error)
 
-        def read_by(name: str, without: set[str]) -> list[SourceConfig]:
-            return [sources[i] for i, actor in placement.items() if actor == name and i not in without]
+        async def tell_ingests(without: Collection[str]) -> list[IngestStatus | None]:
+            """Each one its sources, but for these; no source is read twice, so it must have ended wherever it was before."""
+
+            def read_by(name: str) -> list[SourceConfig]:
+                elsewhere = {i for other, ids in self._leaving.items() if other != name for i in ids}
+                mine = [i for i, actor in placement.items() if actor == name and i not in without and i not in elsewhere]
+                # Zones and lines are the aggregators' concern: a change of them opens no camera anew.
+                return [sources[i].model_copy(update={"zones": [], "lines": []}) for i in mine]
+
+            answers = await asyncio.gather(*(tell(name, read_by(name), shard) for name in ingests))
+            known = self._leaving
+            self._leaving = {n: a.leaving if a else known.get(n, []) for n, a in zip(ingests, answers, strict=True)}
+            return answers
 
         self.shards = {source_id: aggregators[index] for source_id, index in shard.items()}
         confirmed = self._record.confirmed
-        told = [tell(n, [s for i, s in sources.items() if self.shards[i] == n], confirmed.get(n)) for n in aggregators]
+        told = [tell(n, [s for i, s in sources.items() if self.shards[i] == n], rules, confirmed.get(n)) for n in aggregators]
         answered = {n: status for n, status in zip(aggregators, await asyncio.gather(*told), strict=True) if status is not None}
         self.aggregates |= answered
-        if moved:  # no source is read twice: it stops where it was before it begins where it will be
-            await asyncio.gather(*(tell(name, read_by(name, moved), shard) for name in ingests))
-        answers = await asyncio.gather(*(tell(name, read_by(name, set()), shard) for name in ingests))
+        if moved:  # it stops where it was before it begins where it will be
+            await tell_ingests(without=moved)
+        answers = [answer for answer in await tell_ingests(without=()) if answer is not None]
         for answer in answers:
-            self.sources |= {status.source_id: status for status in (answer.sources if answer else ())}
-        if all(answers):  # else it is not known what all of them use
+            self.sources |= {status.source_id: status for status in answer.sources}
+        wanted = {source.id for source in self._config.sources}  # by now
+        self.sources = {source_id: status for source_id, status in self.sources.items() if source_id in wanted}
+        if len(answers) == len(ingests):  # else it is not known what all of them use
             self._scale(sum(answer.cores for answer in answers))
         await self._record.take(sources.keys(), self.sources, answered, complete=len(answered) == len(aggregators))
         for name, why in faults.items():

@@ -71,7 +71,7 @@ class Camera:
         spared: frames that were not analysed on purpose, by reason.
     """
 
-    def __init__(self, source_id: str, file: Path, fps: float, spec: InputSpec, started_s: float):
+    def __init__(self, source_id: str, file: Path, fps: float | None, spec: InputSpec, started_s: float):
         self.source_id, self.due_s = source_id, started_s
         self.spared: Counter[str] = Counter()
         self._file, self._started_s = file, started_s
@@ -131,7 +131,7 @@ class Camera:
 class SparingCamera(Camera):
     """The same, read by the service's intake: what it does not need it does not decode."""
 
-    def __init__(self, source_id: str, file: Path, fps: float, spec: InputSpec, started_s: float, mode: str, gated: bool):
+    def __init__(self, source_id: str, file: Path, fps: float | None, spec: InputSpec, started_s: float, mode: str, gated: bool):
         config = SourceConfig(id=source_id, uri=str(file), fps=fps, loop=True, gate="on" if gated else "off")
         self._source = FileSource(config, SystemClock())
         self._live = config.model_copy(update={"realtime": True, "decode": mode})

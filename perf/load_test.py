@@ -38,6 +38,7 @@ from stream.scrape import attainment, histogram, interpolated_ms
 from stream.testing.embedded_broker import free_port
 
 SIMULATOR_S = 30.0
+DECODE_MODES = ("auto", "full", "fast", "key")
 
 
 def main() -> int:
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--bootstrap", metavar="HOST:PORT", help="a running broker (default: Apache Kafka of ../shared/kafka)")
     parser.add_argument("--rtsp", action="store_true", help="cameras over RTSP instead of files")
     parser.add_argument("--ingest-actors", type=int, default=1, metavar="N", help="actors that share the cameras (1)")
+    parser.add_argument("--decode", choices=DECODE_MODES, default="auto", help="of the sources (auto)")
     parser.add_argument("--no-dashboard", action="store_true", help="without Ray's dashboard")
     args = parser.parse_args()
     load = workload(parser, args)
@@ -89,7 +91,7 @@ def run(load: Workload, args: argparse.Namespace, folder: Path) -> Result:
             uris, pid = running.enter_context(simulator(load))
             ignored.append(pid)
         tree = ProcessTree(ignored=ignored)
-        config = service_config(load, uris, sinks, folder)
+        config = service_config(load, uris, sinks, folder, args.decode)
         config["service"]["ingest_actors"] = args.ingest_actors
         arguments = ["--no-dashboard"] if args.no_dashboard else []
         service = running.enter_context(Service(config, folder, tree, arguments))

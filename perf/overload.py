@@ -218,7 +218,7 @@ def recovery(load: Workload, service: Service, leavers: set[str], staying: Seque
         time.sleep(1)
         present = service.scrape()
         gained = sum((analysed(present) - analysed(previous))[i] for i in staying)
-        expected = len(staying) * min(load.fps, load.source_fps) * (present.at_s - previous.at_s)
+        expected = len(staying) * load.analysed_fps * (present.at_s - previous.at_s)
         in_time = attainment(histogram(previous, present), SLO.latency_ms / 1000) or 0.0
         found.append((round(gained / expected, 3), round(in_time, 4)))
         previous = present

@@ -29,7 +29,9 @@ class ServiceFailed(Exception):
     """The service did not come up, or ended before it was told to; the message holds the end of its log."""
 
 
-def service_config(load: Workload, uris: Sequence[str], sinks: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def service_config(
+    load: Workload, uris: Sequence[str], sinks: list[dict[str, Any]], folder: Path, decode: str = "auto"
+) -> dict[str, Any]:
     """A config of ``uris`` as live sources with a zone and a line each; ids are cam00, cam01, ..."""
     return {
         "detectors": {"people": load.detector.model_dump(include={"model", "classes"})},
@@ -38,6 +40,7 @@ def service_config(load: Workload, uris: Sequence[str], sinks: list[dict[str, An
                 "id": f"cam{i:02d}",
                 "uri": uri,
                 "fps": load.fps,
+                "decode": decode,
                 **({} if "://" in uri else {"realtime": True, "loop": True}),
                 "zones": [{"name": "floor", "polygon": [[0, 0.3], [1, 0.3], [1, 1], [0, 1]]}],
                 "lines": [{"name": "door", "points": [[0.5, 0], [0.5, 1]]}],

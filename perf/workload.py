@@ -27,13 +27,14 @@ class Workload:
     """``sources`` cameras that all show ``file``, of which ``fps`` frames a second are analysed, for ``seconds``.
 
     Attributes:
+        fps: None analyses every frame.
         source_fps: frame rate of the file.
         warmup_s: time between the first analysed frames and the measurement.
     """
 
     sources: int
     file: Path
-    fps: float
+    fps: float | None
     seconds: float
     warmup_s: float
     model: Path
@@ -47,7 +48,12 @@ class Workload:
 
     def expected(self, seconds: float) -> float:
         """Frames that should be analysed in ``seconds``."""
-        return self.sources * seconds * min(self.fps, self.source_fps)
+        return self.sources * seconds * self.analysed_fps
+
+    @property
+    def analysed_fps(self) -> float:
+        """Frames of a camera that should be analysed in a second."""
+        return min(self.fps or self.source_fps, self.source_fps)
 
 
 def options(description: str | None, *, warmup_s: float) -> argparse.ArgumentParser:
@@ -55,7 +61,7 @@ def options(description: str | None, *, warmup_s: float) -> argparse.ArgumentPar
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=int, default=8, metavar="N", help="cameras (8)")
     parser.add_argument("--file", type=Path, required=True, help="the video that each of them shows, over and over")
-    parser.add_argument("--fps", type=float, default=5.0, help="analysed frames per second and camera (5)")
+    parser.add_argument("--fps", type=_rate, default=5.0, help="analysed frames per second and camera, or all (5)")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="length of the measurement (60)")
     parser.add_argument("--warmup", type=float, default=warmup_s, metavar="S", help=f"seconds before it ({warmup_s:g})")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="model file (FastestDet of ../shared/data)")
@@ -63,10 +69,14 @@ def options(description: str | None, *, warmup_s: float) -> argparse.ArgumentPar
     return parser
 
 
+def _rate(text: str) -> float | None:
+    return None if text == "all" else float(text)
+
+
 def workload(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Workload:
     """The workload that was asked for; ends the program with a clear message where it cannot be run."""
     for option, number in (("--sources", args.sources), ("--fps", args.fps), ("--seconds", args.seconds)):
-        if not number > 0:
+        if number is not None and not number > 0:
             parser.error(f"{option} must be over 0, not {number}")
     for option, path in (("--file", args.file), ("--model", args.model)):
         if not path.is_file():
@@ -138,7 +148,7 @@ class Result:
         share = 100 * self.frames_analysed / load.expected(self.wall_s)
         attained = "unknown" if self.slo_attainment is None else f"{100 * self.slo_attainment:.2f} %"
         lines = [
-            f"{self.kind}: {load.sources} x {load.file.name} at {load.fps:g} of {load.source_fps:g} frames/s, {self.wall_s:.1f} s,"
+            f"{self.kind}: {load.sources} x {load.file.name} at {rate_name(load.fps)} of {load.source_fps:g}, {self.wall_s:.1f} s,"
             f" {os.cpu_count()} cores",
             f"  sustained      {'yes' if self.sustained else 'NO'}",
             f"  CPU            {1000 * self.cpu_s_per_source_s:.1f} ms per source second"
@@ -181,6 +191,11 @@ class Result:
             "fps": load.fps,
             "cores": os.cpu_count(),
         }
+
+
+def rate_name(fps: float | None) -> str:
+    """A rate in words."""
+    return "every frame" if fps is None else f"{fps:g} frames/s"
 
 
 def percentiles_ms(latencies_s: Sequence[float]) -> dict[str, float | None]:

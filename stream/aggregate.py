@@ -30,6 +30,7 @@ from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
 from stream.logs import get_logger
 from stream.metrics import Metrics
+from stream.rules import AlertRule
 from stream.sinks.base import Sink
 from stream.slo import SloCounts, SloTracker, stages_ms
 
@@ -134,10 +135,15 @@ class Aggregator:
         self._safe: dict[str, int] = {}  # by sender: last message whose events and state are safe
         self._committed_s = clock.monotonic()
         self._saved = (checkpoint and checkpoint.load()) or {}
+        cleared: list[AlertEvent] = []
         if self._saved:
+            gone = self._saved["sources"].keys() - {source.id for source in config.sources}
             if self._saved["run"] != run:
                 self._saved = _without_files(self._saved, config)
-            self._alerts.restore(self._saved["alerts"])
+            cleared = self._alerts.restore(self._saved["alerts"], clock.time())
+            for source_id in gone:
+                self._saved["sources"].pop(source_id, None)
+                cleared += self._alerts.forget(source_id, clock.time())
             self._slo.restore(self._saved["slo"])
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
@@ -145,11 +151,16 @@ class Aggregator:
         self.set_sources(config.sources)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
+        self._raise(cleared)
 
-    # -- sources
+    # -- sources and rules
 
-    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
-        """Analyse exactly these sources from now on. State of those that stay as they are is kept."""
+    def set_sources(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule] | None = None) -> None:
+        """Analyse exactly these sources from now on, and judge by exactly these rules (None: those there are).
+
+        Tracks of a source go on when its zones and lines change, counts in those that stay too. The alerts of rules and
+        sources that are no more are cleared.
+        """
         with self._lock:
             wanted = {source.id: source for source in sources}
             for source_id in self._sources.keys() - wanted.keys():
@@ -160,7 +171,7 @@ class Aggregator:
                     continue  # as nearly always: Control says it once a second
                 fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
                 if known is not None and known.fingerprint == fresh.fingerprint:
-                    known.config = source
+                    self._write_all(known.set_source(source))
                     known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
                     continue
                 if known is not None:
@@ -168,9 +179,12 @@ class Aggregator:
                 if known is None and source_id in self._saved.get("sources", {}):
                     fresh.restore(self._saved["sources"].pop(source_id))
                 self._sources[source_id] = fresh
+            if rules is not None:
+                self._raise(self._alerts.set_rules(rules, self._clock.time()))
 
     def _forget(self, source_id: str) -> None:
         self._write_all(self._sources.pop(source_id).counter.finish())
+        self._raise(self._alerts.forget(source_id, self._clock.time()))
         self._slo.remove(source_id)
         self._metrics.remove_source(source_id)
 

@@ -27,6 +27,9 @@ source_offline  seconds offline        the source is offline                    
 
 Conditions are judged whenever something is observed of a source, and when time passes without it (``advance``), with
 what was observed last.
+
+Rules may change on the way. One of the same name, type and target goes on where it stands, whatever else of it has changed;
+the alerts of a rule or a target that is no more are cleared.
 """
 
 from __future__ import annotations
@@ -236,12 +239,24 @@ class _Machine:
     def state(self) -> dict[str, Any]:
         return {
             "rule": self.rule.name,
+            "type": self.rule.type,
             "source_id": self.source_id,
             "target": self.target,
             "memory": asdict(self.memory),
             "reading": asdict(self.reading),
             "last": self.last and self.last.model_dump(mode="json"),
         }
+
+    def end(self, t_s: float) -> list[AlertEvent]:
+        """Nobody watches this target any more: back to idle, with what clears the alert."""
+        t_s = max(t_s, self.memory.t_s)
+        cleared = [self._event("cleared", t_s)] if self.raised else []
+        self.memory, self.reading, self.last = _Memory(t_s=t_s, raised_s=self.memory.raised_s), _Reading(), None
+        return cleared
+
+    def go_on_for(self, other: _Machine) -> None:
+        """Take the place of another one on the same target."""
+        self.memory, self.reading, self.last = other.memory, other.reading, other.last
 
     def restore(self, state: dict[str, Any]) -> None:
         memory, reading = state["memory"], state["reading"]
@@ -267,8 +282,11 @@ class AlertEngine:
     """
 
     def __init__(self, rules: Sequence[AlertRule]):
+        self._begin(rules)
+
+    def _begin(self, rules: Sequence[AlertRule]) -> None:
         self._rules = {rule.name: rule for rule in rules}
-        self._machines: dict[tuple[str, str], _Machine] = {}  # by rule and target
+        self._machines: dict[tuple[str, str, str], _Machine] = {}  # by name and type of the rule, and target
         self._of_source: dict[str, list[_Machine]] = {}  # in the order of the rules
         self._occupancy: dict[str, int] = {}  # last count of every zone that some crowd rule watches
         for rule in rules:
@@ -286,6 +304,35 @@ class AlertEngine:
                     self._add(_Machine(rule, source_id, path, line=line), [source_id])
                 case SourceOfflineRule(source=source_id) if source_id != "*":
                     self._add(_Machine(rule, source_id, source_id), [source_id])
+
+    def set_rules(self, rules: Sequence[AlertRule], t_s: float) -> list[AlertEvent]:
+        """Judge by exactly these rules from ``t_s`` on; what clears the alerts of those that are no more."""
+        if list(rules) == list(self._rules.values()):
+            return []
+        machines, occupancy = self._machines, self._occupancy
+        self._begin(rules)
+        self._occupancy |= {path: count for path, count in occupancy.items() if path in self._occupancy}
+        events = []
+        for key, machine in machines.items():
+            successor = self._machine(*key)
+            if successor is None:
+                events += machine.end(t_s)
+            else:
+                successor.go_on_for(machine)
+        return events
+
+    def forget(self, source_id: str, t_s: float) -> list[AlertEvent]:
+        """The source is gone: what clears the alerts that watched it."""
+        for path in self._occupancy:
+            if path.partition("/")[0] == source_id:
+                self._occupancy[path] = 0
+        events = []
+        for machine in self._of_source.get(source_id, []):
+            events += machine.end(t_s)
+        any_source = {name for name, rule in self._rules.items() if isinstance(rule, SourceOfflineRule) and rule.source == "*"}
+        for key in [key for key in self._machines if key[0] in any_source and key[2] == source_id]:
+            self._of_source[source_id].remove(self._machines.pop(key))
+        return events
 
     def observe(self, observation: Observation) -> list[AlertEvent]:
         """Judge all rules that watch the observation's source; what changed, in the order of the rules."""
@@ -330,29 +377,47 @@ class AlertEngine:
         """Everything that :meth:`restore` needs, as JSON types; floats survive exactly."""
         return {"occupancy": dict(self._occupancy), "machines": [machine.state() for machine in self._machines.values()]}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where the engine that wrote ``state`` stood. Rules and targets that are no more are forgotten."""
+    def restore(self, state: dict[str, Any], t_s: float) -> list[AlertEvent]:
+        """Go on at ``t_s`` where the engine that wrote ``state`` stood; what clears the alerts of rules and targets that are
+        no more."""
         self._occupancy |= {path: count for path, count in state["occupancy"].items() if path in self._occupancy}
+        events = []
         for one in state["machines"]:
-            rule = self._rules.get(one["rule"])
-            if isinstance(rule, SourceOfflineRule) and rule.source == "*":
-                self._any_source(rule, one["target"])
-            machine = self._machines.get((one["rule"], one["target"]))
+            last = one["last"] and AlertEvent.model_validate(one["last"])
+            machine = self._machine(one["rule"], one.get("type"), one["target"])
             if machine is not None:
                 machine.restore(one)
+            elif last and one["memory"]["phase"] in ("raised", "clearing"):
+                events.append(_cleared(last, max(t_s, one["memory"]["t_s"])))
+        return events
+
+    def _machine(self, rule_name: str, kind: str | None, target: str) -> _Machine | None:
+        """The machine of a rule of that name and type (None: any) on that target; made where a rule for any source has none."""
+        rule = self._rules.get(rule_name)
+        if rule is None or kind not in (None, rule.type):
+            return None
+        if isinstance(rule, SourceOfflineRule) and rule.source == "*":
+            self._any_source(rule, target)
+        return self._machines.get((rule_name, rule.type, target))
 
     def _any_source(self, rule: SourceOfflineRule, source_id: str) -> None:
         """Let a rule for any source watch this one too."""
-        if (rule.name, source_id) not in self._machines:
+        if (rule.name, rule.type, source_id) not in self._machines:
             self._add(_Machine(rule, source_id, source_id), [source_id])
 
     def _add(self, machine: _Machine, source_ids: Sequence[str]) -> None:
-        self._machines[machine.rule.name, machine.target] = machine
+        self._machines[machine.rule.name, machine.rule.type, machine.target] = machine
         order = {name: i for i, name in enumerate(self._rules)}
         for source_id in source_ids:
             machines = self._of_source.setdefault(source_id, [])
             machines.append(machine)
             machines.sort(key=lambda m: order[m.rule.name])
+
+
+def _cleared(last: AlertEvent, t_s: float) -> AlertEvent:
+    """What clears the alert whose last event this is, without the rule that raised it."""
+    identity = event_id(last.alert_id, "cleared", round(t_s * 1e6))
+    return last.model_copy(update={"event_id": identity, "state": "cleared", "at": timestamp(t_s)})
 
 
 def _some(track_ids: Iterable[int]) -> tuple[int, ...]:

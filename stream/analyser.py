@@ -11,7 +11,7 @@ from typing import Any
 from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
-from stream.events import TrackedObject, TracksEvent
+from stream.events import CountsEvent, TrackedObject, TracksEvent
 from stream.frame import FrameInfo, FrameKey
 from stream.observation import Direction, Observation
 from stream.redact import redact
@@ -93,10 +93,10 @@ class SourceAnalyser:
 
     @classmethod
     def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
-        """A fresh analyser with the settings of ``source``."""
+        """A fresh analyser with the settings of ``source``; ``fingerprint`` tells those apart under which tracks go on."""
         detector = config.detectors[config.detector_of(source)]
-        rules = (source.zones, source.lines, source.detector, config.tracker, config.counting, detector.confidence)
-        settings = (redact(source.uri), *rules)  # a new password is no other camera
+        uri = redact(source.uri)  # a new password is no other camera
+        settings = (uri, source.detector, config.tracker, config.counting, detector.confidence)
         return cls(
             config=source,
             classes=classes,
@@ -105,6 +105,11 @@ class SourceAnalyser:
             counter=ZoneCounter(source.id, source.zones, source.lines, config.counting, classes),
             fingerprint=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
         )
+
+    def set_source(self, source: SourceConfig) -> list[CountsEvent]:
+        """Go on with other settings of the same fingerprint; the last counts of zones and lines that are no more."""
+        self.config = source
+        return self.counter.set_zones(source.zones, source.lines, self.classes)
 
     @property
     def patience_s(self) -> float:

@@ -346,9 +346,9 @@ class PipelineConfig(Part):
         return KafkaInput(**{name: getattr(shared, name) for name in KafkaConnection.model_fields})
 
     def digest(self) -> str:
-        """Changes with everything that actors are made with: not with the sources, which can be changed while running,
-        nor with how the API is reached."""
-        left_out: Any = {"sources": True, "service": {"host", "port", "access"}}
+        """Changes with everything that actors are made with: not with sources and rules, which can be changed while
+        running, nor with how the API is reached."""
+        left_out: Any = {"sources": True, "alerts": True, "service": {"host", "port", "access"}}
         return hashlib.sha256(repr(self.model_dump(exclude=left_out)).encode()).hexdigest()
 
     def class_faults(self, classes: Mapping[str, Collection[str]]) -> list[Fault]:

@@ -80,7 +80,7 @@ class _Line:
     """A line with the paths of the tracks it has seen, by track id."""
 
     def __init__(self, config: LineConfig, classes: Sequence[str]):
-        self.name, self.anchor = config.name, config.anchor
+        self.name, self.anchor, self.config = config.name, config.anchor, config
         self.geometry = LineZone(config.points)
         self.class_ids = _class_ids(config.classes, classes)
         self.paths: dict[int, LinePath] = {}
@@ -117,6 +117,25 @@ class ZoneCounter:
         self._t_s: float | None = None
         self._frame_s: float | None = None
         self._intervals_s: list[float] = []
+
+    def set_zones(self, zones: Sequence[ZoneConfig], lines: Sequence[LineConfig], classes: tuple[str, ...]) -> list[CountsEvent]:
+        """Count in these zones and at these lines from now on; arguments as of the class.
+
+        Who is inside a zone is still inside the one of the same name, until seen outside of it. A line that has changed has seen
+        nobody yet.
+
+        Returns:
+            The open window's counts of zones and lines that are no more.
+        """
+        stays, paths = {zone.name: zone.stays for zone in self._zones}, {line.name: line for line in self._lines}
+        self._zones = [_Zone(zone, classes) for zone in zones]
+        self._lines = [_Line(line, classes) for line in lines]
+        for zone in self._zones:
+            zone.stays = stays.get(zone.name, {})
+        for line in self._lines:
+            if line.name in paths and paths[line.name].config == line.config:
+                line.paths = paths[line.name].paths
+        return self._windows.set_names([zone.name for zone in zones], [line.name for line in lines])
 
     def update(self, t_s: float, width: int, height: int, tracked: Detections, hidden: Detections = NOBODY) -> Observation:
         """Take in a frame.
@@ -194,6 +213,7 @@ class ZoneCounter:
         return {
             "tracks": _rows(self._tracks),
             "stays": {zone.name: _rows(zone.stays) for zone in self._zones},
+            "points": {line.name: [list(point) for point in line.config.points] for line in self._lines},
             "paths": {line.name: _rows(line.paths) for line in self._lines},
             "windows": self._windows.state(),
             "next_number": self._next_number,
@@ -204,12 +224,13 @@ class ZoneCounter:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where the counter that wrote ``state`` stood; it must have had the same settings."""
+        """Go on where the counter that wrote ``state`` stood; zones and lines may be others than they were then."""
         self._tracks = {track_id: _Track(*fields) for track_id, *fields in state["tracks"]}
         for zone in self._zones:
-            zone.stays = {track_id: _Stay(*fields) for track_id, *fields in state["stays"][zone.name]}
+            zone.stays = {track_id: _Stay(*fields) for track_id, *fields in state["stays"].get(zone.name, [])}
         for line in self._lines:
-            line.paths = {track_id: LinePath(*fields) for track_id, *fields in state["paths"][line.name]}
+            if state["points"].get(line.name) == [list(point) for point in line.config.points]:
+                line.paths = {track_id: LinePath(*fields) for track_id, *fields in state["paths"][line.name]}
         self._windows.restore(state["windows"])
         self._next_number, self._t_s, self._frame_s = state["next_number"], state["t_s"], state["frame_s"]
         self._size = tuple(state["size"]) if state["size"] else None

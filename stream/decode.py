@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 
 from stream.errors import SourceUnreadable
-from stream.frame import Packet, Ticket
+from stream.frame import Packet, Ticket, media_s
 from stream.logs import get_logger
 from stream.sources.base import Source
 
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
-DEFAULT_INTERVAL_S = Fraction(1, 25)  # FFmpeg's own assumption for streams that tell no rate
+DEFAULT_INTERVAL_S = 1 / 25  # FFmpeg's own assumption for streams that tell no rate
 
 logger = get_logger(__name__)
 
@@ -63,10 +62,12 @@ class Decoder:
     def ticket(self, packet: Packet) -> Ticket:
         """A new ticket for a packet that is not empty."""
         data = packet.data
+        base, pts, dts, duration = data.time_base, data.pts, data.dts, data.duration
         captured_s = packet.arrived_s - packet.age_s
         return Ticket(
-            pts_s=None if data.pts is None else float(data.pts * data.time_base),
-            interval_s=float(data.duration * data.time_base if data.duration else DEFAULT_INTERVAL_S),
+            pts_s=None if pts is None else media_s(pts, base),
+            dts_s=None if dts is None else media_s(dts, base),
+            interval_s=media_s(duration, base) if duration else DEFAULT_INTERVAL_S,
             captured_at=packet.captured_at,
             captured_s=captured_s,
             due_s=captured_s if self._paced else packet.arrived_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -13,6 +14,11 @@ from stream.detections import Detections
 Uint8Array = npt.NDArray[np.uint8]
 FrameKey = tuple[str, int]
 """Names a frame of a source: session and frame index."""
+
+
+def media_s(ticks: int, base: Fraction) -> float:
+    """So many ticks of a time base in seconds: the double nearest to the fraction, at a tenth of the price of making one."""
+    return ticks * base.numerator / base.denominator
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Ticket:
     not refer to the packet, which refers to it.
 
     Attributes:
-        pts_s: media time; None where the stream tells none.
+        pts_s, dts_s: media time of presentation and of decoding; None where the stream tells none.
         interval_s: duration of the frame, as far as the stream tells.
         captured_at, captured_s: as in ``FrameInfo``.
         due_s: monotonic seconds at which the packet should have been in our hands.
@@ -53,6 +59,7 @@ class Ticket:
     """
 
     pts_s: float | None
+    dts_s: float | None
     interval_s: float
     captured_at: float
     captured_s: float

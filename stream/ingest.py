@@ -28,6 +28,7 @@ logger = get_logger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
 CLOSE_S = 45.0  # longest time for what was read to pass through when closing
+LEAVE_S = 1.0  # longest wait for sources that are read no more, before those that are new begin
 BUFFERED_FRAMES = 8  # per source, before the batcher: 8 x 352 x 352 x 3 bytes are 3 MB
 
 
@@ -64,7 +65,8 @@ class Ingest:
         self.failure: Exception | None = None
         self.viewfinder = Viewfinder(clock)
         self._workers: dict[str, SourceWorker] = {}
-        self._allowance, self._ended = Allowance(), set[str]()
+        self._leaving: set[str] = set()
+        self._allowance, self._running = Allowance(), set[str]()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._batchers = {
@@ -93,18 +95,29 @@ class Ingest:
         self._progress_thread.start()
 
     def set_sources(self, sources: Sequence[SourceConfig]) -> None:
-        """Read exactly these sources from now on; those whose settings are unchanged are not touched."""
+        """Read exactly these sources from now on; those whose settings are unchanged are not touched.
+
+        One that was read and is to be read otherwise, or no more, ends first. Where that takes long (a camera that does not
+        answer), it is ``leaving``, and a later call begins what comes after it.
+        """
         with self._lock:
             wanted = {source.id: source for source in sources}
-            gone = [w for i, w in self._workers.items() if wanted.get(i) != w.config]
-            for worker in gone:
-                worker.stop()
-            for worker in gone:
-                self._retire(worker)
-            self._relieve(sum(worker.config.id not in self._ended for worker in gone), len(self._workers))
-            self._ended -= {worker.config.id for worker in gone}
+            for source_id, worker in self._workers.items():
+                if wanted.get(source_id) != worker.config:
+                    worker.stop()
+                    self._leaving.add(source_id)
+            deadline_s = self._clock.monotonic() + LEAVE_S
+            for worker in [self._workers[source_id] for source_id in self._leaving]:
+                worker.join(max(0.0, deadline_s - self._clock.monotonic()))
+                if worker.done:
+                    self._retire(worker)
             for source_id in wanted.keys() - self._workers.keys():
                 self._workers[source_id] = self._start(wanted[source_id])
+
+    def leaving(self) -> list[str]:
+        """Sources that are read no more but have not ended yet."""
+        with self._lock:
+            return sorted(self._leaving)
 
     def _start(self, source: SourceConfig) -> SourceWorker:
         detector = self._config.detector_of(source)
@@ -125,17 +138,12 @@ class Ingest:
         worker.start()
         return worker
 
-    def _relieve(self, gone: int, left: int) -> None:
-        """Some sources have gone: the others may try to decode more at once."""
-        if gone:
-            self._allowance.relieved(gone / (gone + left), self._clock.monotonic())
-
     def _gate(self, source: SourceConfig) -> Gate:
         detector = self._config.detectors[self._config.detector_of(source)]
         return Gate(Presence(detector.confidence, self._config.tracker.lost_s))
 
     def _retire(self, worker: SourceWorker) -> None:
-        worker.join()
+        self._leaving.discard(worker.config.id)
         self._batchers[self._config.detector_of(worker.config)].remove_source(worker.config.id)
         self._workers.pop(worker.config.id, None)
         self._delivery.forget(worker.config.id)
@@ -172,9 +180,14 @@ class Ingest:
                 self._metrics.queue_depth(name, batcher.pending())
             self._metrics.queue_depth("unsafe_messages", self._delivery.unsafe())
             self.viewfinder.rest()
-            ended = {source_id for source_id, worker in list(self._workers.items()) if worker.done}
-            self._relieve(len(ended - self._ended), len(self._workers) - len(ended))
-            self._ended = ended
+            self._relieve()
+
+    def _relieve(self) -> None:
+        """Where sources have gone, the others may decode more at once."""
+        running = {source_id for source_id, worker in list(self._workers.items()) if not worker.done}
+        if gone := self._running - running:
+            self._allowance.relieved(len(gone) / len(self._running), self._clock.monotonic())
+        self._running = running
 
     # -- looking in
 

@@ -130,8 +130,7 @@ class Intake:
             return
         ticket = self._decoder.ticket(packet)
         self._late = self._late and self._clock.monotonic() - ticket.due_s >= CAUGHT_UP_S
-        dts = packet.data.dts
-        timed = ticket.pts_s is not None and dts is not None
+        timed = ticket.pts_s is not None and ticket.dts_s is not None
         if self._level != "full" and not timed:
             self._untimed = True
             yield from self._fall_back("its packets carry no times")
@@ -140,8 +139,8 @@ class Intake:
         if self._level == "full":
             yield from self._pick(self._decode(packet, ticket))
             return
-        assert dts is not None
-        yield from self._plan(packet, ticket, float(dts * packet.data.time_base))
+        assert ticket.dts_s is not None
+        yield from self._plan(packet, ticket, ticket.dts_s)
 
     def _plan_again(self) -> Iterator[Sampled]:
         """Packets carry times now, as some cameras' do not at first: from this key frame on, decode what is needed."""

@@ -29,6 +29,7 @@ class _Zone:
     least: int | None = None
     most: int | None = None
     area_us: int = 0  # occupancy x microseconds
+    from_us: int = 0  # since when there is this zone
     entered: int = 0
     left: int = 0
 
@@ -100,6 +101,19 @@ class Windows:
         """A line was crossed now."""
         self._lines[name][direction] += 1
 
+    def set_names(self, zones: Iterable[str], lines: Iterable[str]) -> list[CountsEvent]:
+        """Count for these zones and lines from now on; what the open window holds of those that are no more.
+
+        One that is taken away and comes back within the window has two events of one id.
+        """
+        before_zones, before_lines = self._zones, self._lines
+        self._zones = {name: before_zones.get(name) or _Zone(from_us=self._now_us) for name in zones}
+        self._lines = {name: before_lines.get(name) or {"in": 0, "out": 0} for name in lines}
+        if self._start_us is None:
+            return []
+        ended = [self._zone_event(name, zone) for name, zone in before_zones.items() if name not in self._zones]
+        return ended + [self._line_event(name, counts) for name, counts in before_lines.items() if name not in self._lines]
+
     def take(self) -> list[CountsEvent]:
         """The windows closed since the last call: by time, zones before lines, each in the order of the config."""
         closed, self._closed = self._closed, []
@@ -125,10 +139,12 @@ class Windows:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where the one that wrote ``state`` stood; it must have had the same zones, lines and length."""
-        for name, zone in state["zones"].items():
+        """Go on where the one that wrote ``state`` stood, with the same length; zones and lines that are new begin empty."""
+        for name in self._zones.keys() & state["zones"].keys():
+            zone = state["zones"][name]
             self._zones[name] = _Zone(**zone | {"inside": set(zone["inside"]), "seen": set(zone["seen"])})
-        self._lines = {name: dict(counts) for name, counts in state["lines"].items()}
+        for name in self._lines.keys() & state["lines"].keys():
+            self._lines[name] = dict(state["lines"][name])
         self._start_us, self._from_us, self._now_us = state["start_us"], state["from_us"], state["now_us"]
         self._frames, self._last_frame_us = state["frames"], state["last_frame_us"]
         self._closed = [CountsEvent.model_validate(event) for event in state["closed"]]
@@ -156,28 +172,22 @@ class Windows:
         changed = any(zone.entered or zone.left for zone in self._zones.values())
         if not (near or changed):
             return
-        known_us = self._now_us - self._from_us
-        for name, zone in self._zones.items():
-            n = len(zone.inside)
-            occupancy = Occupancy(
-                min=n if zone.least is None else zone.least,
-                mean=zone.area_us / known_us if known_us else float(n),
-                max=n if zone.most is None else zone.most,
-                last=n,
-            )
-            self._closed.append(
-                self._event(name).model_copy(
-                    update={
-                        "zone": name,
-                        "occupancy": occupancy,
-                        "entered": zone.entered,
-                        "left": zone.left,
-                        "tracks": len(zone.seen),
-                    }
-                )
-            )
-        for name, counts in self._lines.items():
-            self._closed.append(self._event(name).model_copy(update={"line": name, "crossings": dict(counts)}))
+        self._closed += [self._zone_event(name, zone) for name, zone in self._zones.items()]
+        self._closed += [self._line_event(name, counts) for name, counts in self._lines.items()]
+
+    def _zone_event(self, name: str, zone: _Zone) -> CountsEvent:
+        n, known_us = len(zone.inside), self._now_us - max(self._from_us, zone.from_us)
+        occupancy = Occupancy(
+            min=n if zone.least is None else zone.least,
+            mean=zone.area_us / known_us if known_us else float(n),
+            max=n if zone.most is None else zone.most,
+            last=n,
+        )
+        counts = {"occupancy": occupancy, "entered": zone.entered, "left": zone.left, "tracks": len(zone.seen)}
+        return self._event(name).model_copy(update={"zone": name, **counts})
+
+    def _line_event(self, name: str, counts: dict[Direction, int]) -> CountsEvent:
+        return self._event(name).model_copy(update={"line": name, "crossings": dict(counts)})
 
     def _event(self, name: str) -> CountsEvent:
         assert self._start_us is not None

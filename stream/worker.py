@@ -125,6 +125,8 @@ class SourceWorker:
         self._status = SourceStatus(config.id, "connecting", since_at=clock.time())
         self._size_px = (0, 0)
         self._announced: bool | None = None
+        self._told_level: Level | None = None
+        self._told_asleep: bool | None = None
         self._sent = 0  # frames given to the batcher that have not left it or the detector yet
         self._sent_lock = threading.Lock()
         self._cpu = CpuReport(metrics)
@@ -140,8 +142,22 @@ class SourceWorker:
 
     @property
     def status(self) -> SourceStatus:
-        """A consistent copy."""
-        return replace(self._status, dropped=self._metrics.dropped(self.config.id))
+        """How it is at this moment."""
+        tally, choice, gate = self._tally, self._effort.choice, self._parts.gate
+        return replace(
+            self._status,
+            frames=tally.frames,
+            pts_s=tally.pts_s,
+            decoded=tally.decoded,
+            decode_cpu_s=tally.decode_cpu_s,
+            scale_cpu_s=tally.scale_cpu_s,
+            decode=choice.level,
+            decode_reason=choice.reason,
+            asleep=gate is not None and gate.asleep,
+            width=self._size_px[0],
+            height=self._size_px[1],
+            dropped=self._metrics.dropped(self.config.id),
+        )
 
     @property
     def done(self) -> bool:
@@ -169,9 +185,9 @@ class SourceWorker:
         if source is not None:
             source.close()
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join()
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the thread has ended, at most for so long."""
+        self._thread.join(timeout_s)
 
     # -- the thread
 
@@ -180,7 +196,7 @@ class SourceWorker:
         self._metrics.source_begins(self.config.id)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():
-            frames = self._status.frames
+            frames = self._tally.frames
             try:
                 self._read()
             except SourceUnavailable as error:
@@ -199,7 +215,7 @@ class SourceWorker:
                 if not self._stopping.is_set():
                     self._end("finished", "end of input")
                 return
-            if self._status.frames > frames:
+            if self._tally.frames > frames:
                 backoff.reset()
             self._stopping.wait(backoff.next_delay_s())
             self._status = replace(self._status, reconnects=self._status.reconnects + 1)
@@ -260,27 +276,15 @@ class SourceWorker:
 
     def _note(self) -> None:
         tally, gate, choice = self._tally, self._parts.gate, self._effort.choice
-        asleep = gate is not None and gate.asleep
-        if choice.level != self._status.decode or not self._status.decode_reason:
+        if choice.level != self._told_level:
+            self._told_level = choice.level
             logger.info("decode mode", source_id=self.config.id, mode=choice.level, reason=choice.reason)
             self._metrics.decode(self.config.id, choice.level)
-        if gate is not None and (asleep != self._status.asleep or not self._status.decode_reason):
-            logger.debug("gate", source_id=self.config.id, state="closed" if asleep else "open", reason=gate.reason)
-            self._metrics.source_asleep(self.config.id, asleep)
+        if gate is not None and gate.asleep != self._told_asleep:
+            self._told_asleep = gate.asleep
+            logger.debug("gate", source_id=self.config.id, state="closed" if gate.asleep else "open", reason=gate.reason)
+            self._metrics.source_asleep(self.config.id, gate.asleep)
         self._cpu.tell(decode=tally.decode_cpu_s, scale=tally.scale_cpu_s)
-        self._status = replace(
-            self._status,
-            frames=tally.frames,
-            pts_s=tally.pts_s,
-            decoded=tally.decoded,
-            decode_cpu_s=tally.decode_cpu_s,
-            scale_cpu_s=tally.scale_cpu_s,
-            decode=choice.level,
-            decode_reason=choice.reason,
-            asleep=asleep,
-            width=self._size_px[0],
-            height=self._size_px[1],
-        )
 
     def _frame(self, source: Source, sampled: Sampled) -> Frame:
         decoded = sampled.decoded

@@ -14,7 +14,7 @@ from stream.clock import Clock
 from stream.config import SourceConfig
 from stream.errors import SourceTruncated, SourceUnreadable
 from stream.events import DeadLetter
-from stream.frame import Packet
+from stream.frame import Packet, media_s
 from stream.redact import redact
 from stream.sources.base import Sequential, wait_until
 from stream.sources.timeline import USUAL_INTERVAL_S, Timeline
@@ -164,20 +164,20 @@ class FileSource(Sequential):
 
     def _place(self, data: av.Packet[av.VideoStream], interval_s: float) -> tuple[float, float]:
         """Move the packet's times to where they belong; returns presentation and decode time in seconds."""
-        pts, dts = data.pts, data.dts
+        pts, dts, base = data.pts, data.dts, data.time_base
         if pts is None and dts is None:
             at_s = self._seen_s
             self._seen_s = at_s + interval_s
             return at_s, at_s
         first = dts if dts is not None else pts
         assert first is not None
-        offset_s = self._timeline.place(float(first * data.time_base))
-        offset = round(offset_s / data.time_base)
-        data.pts = None if pts is None else pts + offset
-        data.dts = None if dts is None else dts + offset
-        dts_s = float((first + offset) * data.time_base)
-        pts_s = dts_s if data.pts is None else float(data.pts * data.time_base)
-        self._seen_s = max(self._seen_s, pts_s + (float(data.duration * data.time_base) if data.duration else interval_s))
+        offset = round(self._timeline.place(media_s(first, base)) / media_s(1, base))
+        if offset:
+            data.pts = None if pts is None else pts + offset
+            data.dts = None if dts is None else dts + offset
+        dts_s = media_s(first + offset, base)
+        pts_s = dts_s if pts is None else media_s(pts + offset, base)
+        self._seen_s = max(self._seen_s, pts_s + (media_s(data.duration, base) if data.duration else interval_s))
         return pts_s, dts_s
 
     def _wait(self, dts_s: float, pts_s: float) -> Iterator[None]:

@@ -15,7 +15,7 @@ from stream.clock import Clock
 from stream.config import SourceConfig
 from stream.errors import SourceUnavailable, SourceUnreadable
 from stream.events import DeadLetter
-from stream.frame import Packet
+from stream.frame import Packet, media_s
 from stream.redact import redact
 from stream.sources.base import Sequential
 from stream.sources.timeline import Timeline
@@ -129,7 +129,8 @@ class RtspSource(Sequential):
         arrived_s, arrived_at = self._clock.monotonic(), self._clock.time()
         first = data.dts if data.dts is not None else data.pts
         if first is not None:
-            offset = round(self._timeline.place(float(first * data.time_base), arrived_s) / data.time_base)
+            base = data.time_base
+            offset = round(self._timeline.place(media_s(first, base), arrived_s) / media_s(1, base))
             data.pts = None if data.pts is None else data.pts + offset
             data.dts = None if data.dts is None else data.dts + offset
         sent_at = _sender_time(data)

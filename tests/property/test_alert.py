@@ -105,7 +105,7 @@ def test_restore_goes_on_exactly(rules: list[AlertRule], given_steps: list, cut:
     expected = [take(whole, *one) for one in todo]
     got = [take(first, *one) for one in todo[:cut]]
     saved = json.loads(json.dumps(first.state()))
-    second.restore(saved)
+    assert second.restore(saved, 0.0) == []
     assert json.loads(json.dumps(second.state())) == saved
     got += [take(second, *one) for one in todo[cut:]]
     assert got == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -31,6 +32,7 @@ class StillReconciler:
         self.sources: dict[str, Any] = {}
         self.aggregates: dict[str, Any] = {}
         self.faults: dict[str, str] = {}
+        self.overview = SimpleNamespace(replicas={"people": 1})
 
     async def metrics(self) -> dict[str, bytes]:
         return {"ingest-0": b"# EOF\n"}

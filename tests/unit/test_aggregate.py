@@ -189,16 +189,72 @@ def test_an_alert_cut_off_on_its_way_out_is_sent_after_the_restart(tmp_path: Pat
     assert sink.of(AlertEvent) == [wanted]
 
 
-def test_a_source_with_changed_zones_starts_afresh_after_a_restart(tmp_path: Path) -> None:
+LEFT = [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}]
+
+
+def test_tracks_go_on_after_a_restart_with_other_zones(tmp_path: Path) -> None:
+    clock = ManualClock(T0)
+    to = aggregator(MemorySink(), tmp_path, clock)
+    send(to, batch((frame("a", 4), people(2))), batch((frame("a", 5), people(1))))
+    to.close()
+    sink = MemorySink()
+    again = aggregator(sink, tmp_path, clock, sources=[{"id": "a", "uri": "a.mp4", "zones": LEFT}], alerts=[])
+    send(again, batch((frame("a", 5), people(1))), batch((frame("a", 6), people(3))), start=3)
+    (event,) = sink.of(TracksEvent)
+    assert [(one.track_id, one.zones) for one in event.objects] == [(1, ["left"]), (2, ["left"]), (3, ["left"])]
+
+
+def test_another_detector_starts_afresh_after_a_restart(tmp_path: Path) -> None:
     clock = ManualClock(T0)
     to = aggregator(MemorySink(), tmp_path, clock)
     send(to, batch((frame("a", 5), people(1))))
     to.close()
     sink = MemorySink()
-    changed = [{"id": "a", "uri": "a.mp4", "zones": [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1]]}]}]
-    again = aggregator(sink, tmp_path, clock, sources=changed, alerts=[])
+    again = aggregator(sink, tmp_path, clock, tracker={"lost_s": 1})
     send(again, batch((frame("a", 5), people(1))), start=2)
     assert len(sink.of(TracksEvent)) == 1
+
+
+def test_zones_and_rules_change_while_frames_come() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    crowd = [batch((frame("a", i), people(3))) for i in range(20)]
+    send(to, *crowd[:10])
+    assert [alert.state for alert in sink.of(AlertEvent)] == ["raised"]
+    after = config(sources=[{"id": "a", "uri": "a.mp4", "zones": LEFT}], alerts=[CROWDS[0] | {"zone": "a/left"}])
+    to.set_sources(after.sources, after.alerts)
+    assert [(alert.rule, alert.state) for alert in sink.of(AlertEvent)] == [("crowd", "raised"), ("crowd", "cleared")]
+    send(to, *crowd[10:], start=11)
+    assert [(alert.rule, alert.state) for alert in sink.of(AlertEvent)][2:] == [("crowd-a", "raised")]
+    tracks = [[one.track_id for one in event.objects] for event in sink.of(TracksEvent)]
+    assert tracks == [[1, 2, 3]] * 20, "the tracks went on"
+    assert {zone for event in sink.of(TracksEvent)[10:] for one in event.objects for zone in one.zones} == {"left"}
+
+
+def test_a_source_that_is_removed_takes_its_alert_along() -> None:
+    sink = MemorySink()
+    to = aggregator(sink)
+    send(to, *(batch((frame("a", i), people(3))) for i in range(10)))
+    to.set_sources([], [])
+    to.set_sources(config().sources, config().alerts)
+    assert [alert.state for alert in sink.of(AlertEvent)] == ["raised", "cleared"]
+
+
+def test_alerts_of_what_went_during_an_outage_are_cleared_after_it(tmp_path: Path) -> None:
+    """Rules and sources may have been changed while the aggregator was away."""
+    offline = {"name": "gone", "type": "source_offline"}
+    live = [{"id": name, "uri": f"rtsp://h/{name}", "zones": ZONE} for name in "ab"]
+    sink = MemorySink()
+    to = aggregator(sink, tmp_path, sources=live, alerts=[offline, CROWDS[0]])
+    send(to, SourceState("b", False, "stalled", T0), *(batch((frame("a", i), people(3))) for i in range(10)))
+    assert [alert.rule for alert in sink.of(AlertEvent)] == ["gone", "crowd-a"]
+    again = MemorySink()
+    aggregator(again, tmp_path, sources=live[:1], alerts=[offline])
+    cleared = {alert.rule: alert for alert in again.of(AlertEvent) if alert.state == "cleared"}
+    assert {rule: alert.alert_id for rule, alert in cleared.items()} == {a.rule: a.alert_id for a in sink.of(AlertEvent)}
+    third = MemorySink()
+    aggregator(third, tmp_path, sources=live[:1], alerts=[offline])
+    assert {event.event_id for event in third.of(AlertEvent)} <= {event.event_id for event in again.of(AlertEvent)}
 
 
 def test_another_run_of_the_service_reads_files_again_and_resumes_the_rest(tmp_path: Path) -> None:

@@ -308,16 +308,84 @@ def test_a_schedule_with_an_offset_in_its_times_is_read_as_local() -> None:
     assert _active(schedule, ZoneInfo("UTC"), T0)
 
 
-def test_restore_forgets_rules_that_are_no_more() -> None:
+def test_restore_clears_the_alerts_of_rules_that_are_no_more() -> None:
     e = engine(CROWD, INTRUSION, OFFLINE)
     play(e, (0, 4))
     e.source_state("hall", False, T0)
     state = json.loads(json.dumps(e.state()))
+    raised = {event.rule: event for event in e.active()}
     again = engine(INTRUSION)
-    again.restore(state)
+    cleared = again.restore(state, T0 + 99)
+    assert [(event.rule, event.state, event.alert_id) for event in cleared] == [
+        (name, "cleared", raised[name].alert_id) for name in ("crowd", "gone")
+    ]
+    assert {told(event)[0] for event in cleared} == {99}
     assert [event.rule for event in again.active()] == ["keep-out"]
     again = engine(CROWD, INTRUSION, OFFLINE)
-    again.restore(state)
+    assert again.restore(state, T0 + 99) == []
     assert again.active() == e.active()
     assert json.loads(json.dumps(again.state())) == state
     assert again.source_state("hall", False, T0 + 1) == []
+
+
+def rules(*settings: Mapping[str, Any]) -> list[AlertRule]:
+    return [RULE.validate_python(one) for one in settings]
+
+
+def test_rules_that_stay_go_on_where_they_stand() -> None:
+    e = engine(CROWD, INTRUSION)
+    play(e, (0, 4))
+    before = e.active()
+    assert e.set_rules(rules(INTRUSION, CROWD, LINE), T0 + 1) == []
+    assert sorted(e.active(), key=lambda event: event.rule) == sorted(before, key=lambda event: event.rule)
+    assert [(one.rule, one.state) for one in e.observe(observation(2, 0))] == [("keep-out", "cleared"), ("crowd", "cleared")]
+    assert [one.rule for one in cross(e, 3, (1, "in"))] == ["way-out"]
+
+
+def test_a_rule_that_was_taken_away_is_cleared_once() -> None:
+    e = engine(CROWD, INTRUSION)
+    raised = e.observe(observation(0, 4))[0]
+    (cleared,) = e.set_rules(rules(INTRUSION), T0 + 1.5)
+    assert (cleared.rule, cleared.state, cleared.alert_id) == ("crowd", "cleared", raised.alert_id)
+    assert told(cleared)[0] == 1.5
+    assert e.set_rules(rules(INTRUSION), T0 + 2) == []
+    assert play(e, (3, 4)) == []
+    assert e.set_rules([], T0 + 4)[0].rule == "keep-out"
+    assert e.set_rules(rules(CROWD), T0 + 5) == []
+    assert play(e, (6, 4)) == [(6, "raised", 4)]
+
+
+def test_other_settings_of_a_rule_are_judged_from_where_it_stands() -> None:
+    e = engine(CROWD)
+    (raised,) = e.observe(observation(0, 4))
+    assert e.set_rules(rules(CROWD | {"above": 5, "severity": "critical"}), T0 + 1) == []
+    (cleared,) = e.observe(observation(2, 4))
+    assert (cleared.state, cleared.alert_id, cleared.threshold) == ("cleared", raised.alert_id, 5)
+    e.set_rules(rules(CROWD), T0 + 3)
+    e.observe(observation(4, 4))
+    (cleared,) = e.set_rules(rules({"name": "crowd", "type": "intrusion", "zone": "hall/floor"}), T0 + 5)
+    assert cleared.type == "crowd"
+
+
+def test_a_new_rule_over_a_known_zone_is_judged_by_the_next_observation() -> None:
+    e = engine(CROWD | {"zone": None, "zones": ["hall/floor", "attic/floor"], "above": 5})
+    play(e, (0, 4))
+    e.set_rules(rules(CROWD | {"zone": None, "zones": ["hall/floor", "attic/floor"], "above": 5}, INTRUSION), T0 + 1)
+    assert play(e, (2, 4)) == [(2, "raised", 4)]
+    (crowd, *_) = e.observe(observation(3, 2, source="attic"))
+    assert crowd.value == 6
+
+
+def test_a_source_that_is_gone_takes_its_alerts_along() -> None:
+    e = engine(CROWD, OFFLINE)
+    play(e, (0, 4))
+    e.source_state("hall", False, T0)
+    e.source_state("attic", False, T0)
+    assert [(one.rule, one.source_id, one.state) for one in e.forget("hall", T0 + 1)] == [
+        ("crowd", "hall", "cleared"),
+        ("gone", "hall", "cleared"),
+    ]
+    assert [one.source_id for one in e.active()] == ["attic"]
+    assert e.forget("hall", T0 + 2) == []
+    assert play(e, (3, 4)) == [(3, "raised", 4)]
+    assert [machine["target"] for machine in e.state()["machines"]] == ["hall/floor", "attic"]

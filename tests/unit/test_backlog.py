@@ -12,7 +12,7 @@ from stream.frame import Packet, Ticket
 
 
 def ticket_at(pts_s: float, key: bool = False) -> Ticket:
-    return Ticket(pts_s, 0.04, pts_s, pts_s, pts_s, -1, key, planned=True)
+    return Ticket(pts_s, pts_s, 0.04, pts_s, pts_s, pts_s, -1, key, planned=True)
 
 
 def push(backlog: Backlog, ticket: Ticket, dts_s: float, size_bytes: int = 10) -> list[Ticket]:

@@ -388,3 +388,52 @@ def test_restore_keeps_windows_that_nobody_has_taken() -> None:
     step(a, 1.1, t1=OUT)
     b.restore(json.loads(json.dumps(a.state())))
     assert close(a) == close(b)
+
+
+LEFT_HALF = ZoneConfig(name="left", polygon=[(0, 0), (0.5, 0), (0.5, 1), (0, 1)])
+
+
+def test_zones_change_while_somebody_is_inside() -> None:
+    c = counter(lines=(DOOR,), leave_s=0, window_s=10)
+    step(c, 0, t1=IN, t2=OUT)
+    step(c, 1, t1=IN, t2=OUT)
+    assert c.set_zones([RIGHT_HALF, LEFT_HALF], [DOOR], CLASSES) == []
+    seen = step(c, 1, t1=IN, t2=OUT)
+    assert seen.entered == {"right": (), "left": (2,)}, "who was inside has not entered again"
+    assert seen.dwell_s["right"] == {1: 1}
+    seen = step(c, 2, t1=OUT, t2=OUT)
+    assert [(one.track_id, one.direction) for one in seen.crossings["door"]] == [(1, "in")]
+    (ended, *_) = c.set_zones([LEFT_HALF], [], CLASSES)
+    assert isinstance(ended, CountsEvent)
+    assert (ended.zone, ended.entered, ended.left, ended.occupancy.last if ended.occupancy else None) == ("right", 1, 1, 0)
+    (left,) = close(c)
+    assert (left.zone, left.entered, left.left) == ("left", 2, 0)
+    assert left.occupancy
+    assert left.occupancy.mean == 1.0, "counted since there is such a zone"
+
+
+def test_a_zone_that_was_moved_lets_go_of_who_is_outside_now() -> None:
+    c = counter(leave_s=0)
+    step(c, 0, t1=IN, t2=700)
+    c.set_zones([RIGHT_HALF.model_copy(update={"polygon": [(0.8, 0), (1, 0), (1, 1), (0.8, 1)]})], [], CLASSES)
+    seen = step(c, 1, t1=IN, t2=700)
+    assert (seen.left, seen.entered, seen.occupancy) == ({"right": (1,)}, {"right": ()}, {"right": 1})
+
+
+def test_a_line_that_was_moved_has_seen_nobody() -> None:
+    c = counter(lines=(DOOR,))
+    step(c, 0, t1=450)
+    c.set_zones([RIGHT_HALF], [DOOR.model_copy(update={"points": ((0.75, 0), (0.75, 1))})], CLASSES)
+    assert step(c, 1, t1=450).crossings == {"door": ()}
+    assert len(step(c, 2, t1=700).crossings["door"]) == 1
+
+
+def test_restore_under_other_zones_keeps_those_that_stayed() -> None:
+    a = counter(lines=(DOOR,), leave_s=0)
+    step(a, 0, t1=IN)
+    b = counter((RIGHT_HALF, LEFT_HALF), (DOOR.model_copy(update={"points": ((0.75, 0), (0.75, 1))}),), leave_s=0)
+    b.restore(json.loads(json.dumps(a.state())))
+    seen = step(b, 1, t1=IN)
+    assert seen.entered == {"right": (), "left": ()}
+    assert seen.dwell_s["right"] == {1: 1}
+    assert step(b, 2, t1=OUT).crossings == {"door": ()}

@@ -184,13 +184,15 @@ def test_growth_is_judged_after_settling() -> None:
 
 def test_a_ratio_is_held_against_the_last_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     baseline = tmp_path / "baseline.json"
-    name = workload_name({"sources": 8, "file": "a.mp4", "fps": 5.0}, no_dashboard=False)
+    name = workload_name({"sources": 8, "file": "a.mp4", "fps": 5.0}, "full", no_dashboard=False)
     assert judge(name, 0.9, baseline, save=False) == 0  # nothing to compare with yet
     assert judge(name, 0.9, baseline, save=True) == 0
-    assert json.loads(baseline.read_text()) == {"8 x a.mp4 at 5 frames/s": 0.9}
+    assert json.loads(baseline.read_text()) == {"8 x a.mp4 at 5 frames/s, decode full": 0.9}
     assert [judge(name, ratio, baseline, save=False) for ratio in (1.0, 0.82, 0.80)] == [0, 0, 1]
     assert "REGRESSION" in capsys.readouterr().out
-    assert judge(workload_name({"sources": 8, "file": "a.mp4", "fps": 5.0}, True), 0.1, baseline, save=False) == 0
+    others = [({"sources": 8, "file": "a.mp4", "fps": fps}, decode, True) for fps in (5.0, None) for decode in ("full", "fast")]
+    assert [judge(workload_name(*other), 0.1, baseline, save=False) for other in others] == [0, 0, 0, 0]
+    assert len({workload_name(*other) for other in others}) == 4
 
 
 def test_the_committed_baseline_holds_ratios() -> None:
