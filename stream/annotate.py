@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import av
 import cv2
 import numpy as np
 
-from stream.config import PipelineConfig, SourceConfig
+from stream.config import LineConfig, PipelineConfig, ZoneConfig
 from stream.errors import SinkError
-from stream.events import TracksEvent
+from stream.events import TrackedObject, TracksEvent
 from stream.frame import Frame, Uint8Array
 
 GREEN, BLUE, RED, WHITE = (80, 200, 80), (220, 140, 40), (60, 60, 230), (255, 255, 255)  # BGR
@@ -38,7 +39,7 @@ class Annotator:
         source = self._sources[frame.info.source_id]
         if frame.picture is None:
             raise ValueError("frame carries no picture")
-        picture = draw(frame.picture, source, tracks)
+        picture = draw(frame.picture, source.zones, source.lines, tracks.objects)
         if source.id not in self._videos:
             several = len(self._sources) > 1
             path = self._path.with_stem(f"{self._path.stem}-{source.id}") if several else self._path
@@ -79,24 +80,32 @@ class _Video:
         self._container.close()
 
 
-def draw(picture: Uint8Array, source: SourceConfig, tracks: TracksEvent) -> Uint8Array:
-    """Draw zones, lines and boxes into ``picture`` (uint8 (H, W, 3) BGR, changed in place) and return it."""
+def draw(
+    picture: Uint8Array,
+    zones: Sequence[ZoneConfig],
+    lines: Sequence[LineConfig],
+    objects: Sequence[TrackedObject],
+    alarming: Collection[int] = (),
+) -> Uint8Array:
+    """Draw zones, lines and boxes into ``picture`` (uint8 (H, W, 3) BGR, changed in place) and return it; the boxes of the
+    tracks in ``alarming`` are red."""
     height, width = picture.shape[:2]
     size = np.array([width, height])
     thickness = max(1, round(height / 400))
     scale = max(0.4, height / 1000)
-    for zone in source.zones:
+    for zone in zones:
         points = np.round(np.array(zone.polygon) * size).astype(np.int32)
         cv2.polylines(picture, [points], True, BLUE, thickness)
         _label(picture, zone.name, points[0], BLUE, scale)
-    for line in source.lines:
+    for line in lines:
         start, end = (tuple(int(v) for v in np.round(np.array(p) * size)) for p in line.points)
         cv2.arrowedLine(picture, start, end, RED, thickness, tipLength=0.03)
         _label(picture, line.name, np.array(start), RED, scale)
-    for found in tracks.objects:
+    for found in objects:
         left, top, right, bottom = (round(v) for v in found.xyxy)
-        cv2.rectangle(picture, (left, top), (right, bottom), GREEN, thickness)
-        _label(picture, f"{found.class_} {found.track_id}  {found.confidence:.2f}", np.array([left, top]), GREEN, scale)
+        color = RED if found.track_id in alarming else GREEN
+        cv2.rectangle(picture, (left, top), (right, bottom), color, thickness)
+        _label(picture, f"{found.class_} {found.track_id}  {found.confidence:.2f}", np.array([left, top]), color, scale)
     return picture
 
 

@@ -13,6 +13,7 @@
     │   └── SourceUnavailable   (Retryable) refused, timed out, stalled, or ended where it should not
     ├── TrainingError           the loss is no longer a number, or what was trained cannot be written or exported
     ├── RecordError             one poison Kafka record; it becomes a dead letter
+    ├── PictureError            a picture that was sent for detection cannot be used
     ├── DetectorError           the model failed on a batch
     │   ├── SlotReused          a batch in shared memory was given up and overwritten while it was read
     │   └── DetectorUnavailable (Retryable) no replica can be asked at present
@@ -104,6 +105,10 @@ class SourceUnavailable(SourceError, Retryable):
 
 class RecordError(FramewatchError):
     """One record of a Kafka topic cannot be read."""
+
+
+class PictureError(FramewatchError):
+    """A picture is no JPEG or PNG, is damaged, or is too large."""
 
 
 class DetectorError(FramewatchError):

@@ -90,6 +90,7 @@ FAMILIES = (
     ),
     _gauge("source_asleep", "0 or 1", "ingest", "source", "1 while the source's gate is closed: its scene is still.", ray=True),
     _counter("reconnects", "attempts", "ingest", "source", "Attempts to reach a lost source again."),
+    _counter("pictures", "pictures", "ingest", "", "Pictures encoded for whoever looks at a source."),
     # detectors
     _gauge("detector_replicas", "replicas", "control", "detector", "Replicas of a detector that run.", ray=True),
     _histogram("batch_size", "frames", "ingest", "detector", "Frames per batch."),

@@ -63,7 +63,7 @@ class Ingest:
         self._config, self._models, self._delivery = config, models, delivery
         self._clock, self._metrics, self._on_frame = clock, metrics, on_frame
         self.failure: Exception | None = None
-        self.viewfinder = Viewfinder(clock)
+        self.viewfinder = Viewfinder(clock, metrics)
         self._workers: dict[str, SourceWorker] = {}
         self._leaving: set[str] = set()
         self._allowance, self._running = Allowance(), set[str]()

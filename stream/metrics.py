@@ -146,6 +146,10 @@ class Metrics:
         if self._of(source_id):
             self._gauge("source_asleep", source_id).set(asleep)
 
+    def picture(self) -> None:
+        """A picture was encoded for whoever looks at a source."""
+        self._counter("pictures").inc()
+
     def reconnect(self, source_id: str) -> None:
         """A lost source is tried again."""
         self._counter("reconnects", self._of(source_id)).inc()

@@ -21,6 +21,7 @@ import cv2
 from stream.clock import Clock
 from stream.detectors.base import InputSpec
 from stream.frame import FrameInfo, FrameKey
+from stream.metrics import Metrics
 from stream.scale import Scaler
 
 WATCH_S = 5.0  # a source stays watched for so long after it was asked for last
@@ -55,18 +56,15 @@ def width_for(asked_px: int) -> int:
 class Viewfinder:
     """The pictures of all sources of one process. Thread-safe.
 
-    Attributes:
-        encoded: pictures that were encoded so far.
-
     Args:
         clock: monotonic time.
+        metrics: counters.
     """
 
-    def __init__(self, clock: Clock):
-        self._clock = clock
+    def __init__(self, clock: Clock, metrics: Metrics):
+        self._clock, self._metrics = clock, metrics
         self._lock = threading.Lock()
         self._views: dict[str, _View] = {}
-        self.encoded = 0
 
     def watches(self, source_id: str) -> bool:
         """Whether somebody has looked at the source lately."""
@@ -94,9 +92,7 @@ class Viewfinder:
             with self._lock:
                 view = self._views.setdefault(source_id, _View(now_s))
                 view.asked_s = now_s
-            picture, encoded = view.picture(look, now_s)
-            with self._lock:
-                self.encoded += encoded
+            picture = view.picture(look, now_s, self._metrics)
             if picture is not None:
                 found[source_id] = picture
         return found
@@ -142,22 +138,23 @@ class _View:
                     pass  # frames leave in order: one before it was given up on its way
                 self._newest = newest
 
-    def picture(self, look: Look, now_s: float) -> tuple[Picture | None, int]:
-        """The newest picture, if it is another one than was seen already, and how many had to be encoded for it."""
+    def picture(self, look: Look, now_s: float, metrics: Metrics) -> Picture | None:
+        """The newest picture, if it is another one than was seen already."""
         with self._lock:
             newest = self._newest
         if newest is None or newest[1].key == look.after or now_s - newest[0] > FRESH_S:
-            return None, 0
+            return None
         _, info, frame = newest
         width = min(width_for(look.width_px), info.width)
         with self._encoding:
             known = self._encoded.get(width)
             if known is not None and known.info.key == info.key:
-                return known, 0
+                return known
             if any(picture.info.key != info.key for picture in self._encoded.values()):
                 self._encoded.clear()
             picture = self._encoded[width] = Picture(info, self._encode(frame, width))
-            return picture, 1
+            metrics.picture()
+            return picture
 
     def _encode(self, frame: av.VideoFrame, width: int) -> bytes:
         size = InputSpec(width, max(1, round(frame.height * width / frame.width)))

@@ -117,7 +117,7 @@ class SourceWorker:
         self._parts, self._batcher, self._delivery = parts, batcher, delivery
         self._clock, self._metrics = clock, metrics
         self._scaler = Scaler(parts.spec)
-        self._viewfinder = parts.viewfinder or Viewfinder(clock)
+        self._viewfinder = parts.viewfinder or Viewfinder(clock, metrics)
         self._effort = Effort(config, gated=parts.gate is not None, allowance=parts.allowance)
         self._tally = IntakeTally()
         self._stopping = threading.Event()

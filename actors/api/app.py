@@ -6,12 +6,20 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from actors.api import console, service, sources
+from actors.api import alerts, console, detect, history, pictures, service, sources
 from actors.api.backend import Backend
 from actors.api.limits import BodyLimit
 from actors.api.problems import PROBLEMS, answer_with_problems
 
-ROUTERS = (service.router, sources.router, console.router)
+ROUTERS = (
+    service.router,
+    sources.router,
+    pictures.router,
+    history.router,
+    alerts.router,
+    detect.router,
+    console.router,
+)
 
 
 def build_api(backend: Backend) -> FastAPI:

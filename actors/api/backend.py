@@ -11,6 +11,8 @@ from fastapi import Depends
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import HTTPConnection
 
+from actors.api.turn import Turn
+from actors.live import Live
 from actors.reconcile import Reconciler
 from actors.record import Record
 from stream.access import Guard
@@ -28,6 +30,8 @@ class Backend:
         detectors: Serve handles by detector.
         reconciler: the actors.
         record: history and alerts.
+        live: the pictures that are watched.
+        turn: for pictures that are sent for detection.
         guard: who may ask.
         started_at: POSIX seconds.
         stopping: set when the service stops, for answers that would go on for ever.
@@ -43,6 +47,8 @@ class Backend:
     ):
         self.config, self.models, self.detectors = config, models, detectors
         self.reconciler, self.record = reconciler, record
+        self.live = Live(reconciler.ask, lambda: reconciler.placement, lambda: reconciler.shards)
+        self.turn = Turn()
         self.guard = Guard(config.service.access, config.service.state_dir, SystemClock())
         self.started_at = time.time()
         self.stopping = asyncio.Event()

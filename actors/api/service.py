@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib.metadata import version
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from actors.api.access import Viewer, viewer
 from actors.api.backend import TheBackend
-from actors.api.views import CallerView, DetectorView, ObjectiveView, Readiness, ServiceView, SizeView
+from actors.api.problems import Problem
+from actors.api.views import (
+    CallerView,
+    DetectorView,
+    ObjectiveView,
+    Readiness,
+    ServiceSloView,
+    ServiceView,
+    SizeView,
+    slo_view,
+)
 from stream.metrics import merge_expositions
+from stream.slo import SERVICE, SloCounts
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 router = APIRouter(tags=["service"])
@@ -39,6 +51,27 @@ async def metrics(request: Request, backend: TheBackend) -> Response:
     if not backend.config.service.access.open_metrics:
         viewer(request, backend)
     return Response(merge_expositions(await backend.reconciler.metrics()), media_type=OPENMETRICS)
+
+
+@router.get("/v1/slo", dependencies=[Depends(viewer)])
+async def slo(backend: TheBackend) -> ServiceSloView:
+    """How well the objective is held, in all and by source, over the SLO's window."""
+    config, reconciler = backend.config.slo, backend.reconciler
+    answers = await asyncio.gather(*(reconciler.ask(name, "slo_counts") for name in reconciler.aggregates), return_exceptions=True)
+    counts: dict[str, SloCounts] = {}
+    for answer in answers:
+        if isinstance(answer, dict):
+            for source_id, of_source in answer.items():
+                counts[source_id] = counts[source_id] + of_source if source_id in counts else of_source
+    if SERVICE not in counts:
+        raise Problem(503, "no aggregator answers at present", headers={"Retry-After": "2"})
+    views = {source_id: slo_view(of_source.report(config.objective)) for source_id, of_source in counts.items()}
+    return ServiceSloView(
+        objective=config.objective,
+        latency_ms=config.latency_ms,
+        total=views[SERVICE],
+        sources={source.id: views[source.id] for source in backend.config.sources if source.id in views},
+    )
 
 
 @router.get("/v1/service")

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from stream.access import Role
 from stream.config import LineConfig, ZoneConfig
+from stream.slo import SloReport
 
 Origin = Literal["config", "api", "changed"]
 
@@ -128,3 +129,34 @@ class ServiceView(BaseModel):
     detectors: dict[str, DetectorView]
     sources: int
     access: CallerView
+
+
+class SloView(BaseModel):
+    """How well the objective is held: share of good frames, latency, what is left of the error budget (1: all of it), and how
+    many times faster than allowed it is used up, by window. Null without frames."""
+
+    attainment: float | None
+    latency_ms: LatencyView
+    error_budget_remaining: float
+    burn_rates: dict[str, float]
+    breached: bool
+
+
+def slo_view(report: SloReport) -> SloView:
+    """Of a report."""
+    return SloView(
+        attainment=report.attainment,
+        latency_ms=latency_view(list(report.latency_s.values())),
+        error_budget_remaining=report.budget_remaining,
+        burn_rates=report.burn_rates,
+        breached=report.breached,
+    )
+
+
+class ServiceSloView(BaseModel):
+    """The objective, and how well it is held by all sources together and by each."""
+
+    objective: float
+    latency_ms: float
+    total: SloView
+    sources: dict[str, SloView]

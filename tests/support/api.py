@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +32,14 @@ class StillReconciler:
 
     def __init__(self) -> None:
         self.placement: dict[str, str] = {"hall": "ingest-0"}
+        self.shards: dict[str, str] = {"hall": "aggregator-0"}
         self.sources: dict[str, Any] = {}
         self.aggregates: dict[str, Any] = {}
         self.faults: dict[str, str] = {}
         self.overview = SimpleNamespace(replicas={"people": 1})
+
+    async def ask(self, name: str, method: str, *what: object, timeout_s: float = 1.0) -> Any:
+        raise TimeoutError(f"{name} stands still")
 
     async def metrics(self) -> dict[str, bytes]:
         return {"ingest-0": b"# EOF\n"}
@@ -82,3 +89,51 @@ class Client:
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
+
+
+class Closed(Exception):
+    """The service has closed a websocket, with ``code`` and ``reason``."""
+
+    def __init__(self, code: int, reason: str):
+        self.code, self.reason = code, reason
+        super().__init__(f"{code} {reason}")
+
+
+class Socket:
+    """The client's end of a websocket that is not one: messages go through two queues."""
+
+    def __init__(self) -> None:
+        self.up: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.down: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def send(self, message: Any) -> None:
+        """Send a message as JSON text."""
+        await self.up.put({"type": "websocket.receive", "text": json.dumps(message)})
+
+    async def receive(self) -> bytes:
+        """The next binary message.
+
+        Raises:
+            Closed: there will be none.
+        """
+        message = await asyncio.wait_for(self.down.get(), 5)
+        if message["type"] == "websocket.close":
+            raise Closed(message["code"], message.get("reason") or "")
+        return bytes(message["bytes"])
+
+
+@asynccontextmanager
+async def websocket(app: FastAPI, path: str) -> AsyncIterator[Socket]:
+    """An accepted websocket to the app."""
+    socket = Socket()
+    scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "subprotocols": []}
+    scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "ws", "root_path": ""}
+    await socket.up.put({"type": "websocket.connect"})
+    serving = asyncio.create_task(app(scope, socket.up.get, socket.down.put))  # type: ignore[arg-type]
+    try:
+        assert (await socket.down.get())["type"] == "websocket.accept"
+        yield socket
+        await socket.up.put({"type": "websocket.disconnect", "code": 1000})
+        await asyncio.wait_for(serving, 5)
+    finally:
+        serving.cancel()
