@@ -109,7 +109,8 @@ async def live(websocket: WebSocket) -> None:
 
     First message: ``{"token": ...}``. Then, at any time, ``{"watch": [ids], "width": 640, "fps": 4}`` says what is wanted, and
     ``{"received": N}`` how many pictures have come so far. Each picture is a binary message: the length of the header (4
-    bytes, big-endian), the header as JSON, the JPEG. No more than two pictures for each source, and four in all, are sent ahead of what is known to have come.
+    bytes, big-endian), the header as JSON, the JPEG. No more than two pictures for each source, and four in all, are sent
+    ahead of what is known to have come; then the newest follow.
     """
     backend = backend_of(websocket)
     if await admit(websocket, backend) is None:
