@@ -1,7 +1,8 @@
 """AlertLog: every alert that was raised, what became of it and who has acknowledged it, on disk.
 
 An alert is one row, made by its first event and moved on by later ones; an event that comes twice, or after a later one,
-changes nothing. The log is bounded by number and by age. It is a SQLite file that only its owner can read; what a method has
+changes nothing. The log is bounded by number and by age, counted from when an alert was logged: a recording's alerts may be
+from long ago. It is a SQLite file that only its owner can read; what a method has
 returned from is on the disk.
 """
 
@@ -31,10 +32,11 @@ LATER = {"raised": 0, "updated": 1, "cleared": 2}  # of events at the same time
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS alerts (
     alert_id TEXT PRIMARY KEY, rule TEXT NOT NULL, source_id TEXT NOT NULL, active INTEGER NOT NULL,
-    raised_us INTEGER NOT NULL, at_us INTEGER NOT NULL, later INTEGER NOT NULL, cleared_us INTEGER,
+    logged_us INTEGER NOT NULL, raised_us INTEGER NOT NULL, at_us INTEGER NOT NULL, later INTEGER NOT NULL, cleared_us INTEGER,
     event TEXT NOT NULL, evidence TEXT, by TEXT, acknowledged_us INTEGER, note TEXT
 );
 CREATE INDEX IF NOT EXISTS alerts_by_time ON alerts (raised_us DESC, alert_id DESC);
+CREATE INDEX IF NOT EXISTS alerts_by_age ON alerts (logged_us);
 """
 
 
@@ -72,7 +74,7 @@ class AlertLog:
     Args:
         folder: of the file ``alerts.sqlite3``.
         clock: wall time.
-        max_alerts, max_age_s: what is older, or beyond the newest so many, is deleted.
+        max_alerts, max_age_s: what was logged longer ago, or before the last so many, is deleted.
 
     Raises:
         OSError: the file cannot be made.
@@ -111,8 +113,8 @@ class AlertLog:
         at_us, cleared = _us(event.at), event.state == "cleared"
         self._database.execute(
             """
-            INSERT INTO alerts (alert_id, rule, source_id, active, raised_us, at_us, later, cleared_us, event, evidence)
-            VALUES (:id, :rule, :source, :active, :raised, :at, :later, :cleared, :event, :evidence)
+            INSERT INTO alerts (alert_id, rule, source_id, active, logged_us, raised_us, at_us, later, cleared_us, event, evidence)
+            VALUES (:id, :rule, :source, :active, :logged, :raised, :at, :later, :cleared, :event, :evidence)
             ON CONFLICT (alert_id) DO UPDATE SET active = excluded.active, at_us = excluded.at_us, later = excluded.later,
                 cleared_us = excluded.cleared_us, event = excluded.event, evidence = coalesce(excluded.evidence, evidence)
             WHERE (excluded.at_us, excluded.later) > (at_us, later)
@@ -122,6 +124,7 @@ class AlertLog:
                 "rule": event.rule,
                 "source": event.source_id,
                 "active": not cleared,
+                "logged": self._now_us(),
                 "raised": _us(event.raised_at),
                 "at": at_us,
                 "later": LATER[event.state],
@@ -135,14 +138,14 @@ class AlertLog:
         """Mark as cleared what is raised but not among ``active``: its rule, or its source, is no more. Returns how many."""
         with self._lock, self._database:
             raised = [row[0] for row in self._database.execute("SELECT alert_id FROM alerts WHERE active")]
-            gone = [(_us(timestamp(self._clock.time())), alert_id) for alert_id in raised if alert_id not in active]
+            gone = [(self._now_us(), alert_id) for alert_id in raised if alert_id not in active]
             self._database.executemany("UPDATE alerts SET active = 0, cleared_us = ? WHERE alert_id = ?", gone)
         return len(gone)
 
     def _prune(self) -> None:
-        oldest_us = _us(timestamp(self._clock.time() - self._max_age_s))
-        self._database.execute("DELETE FROM alerts WHERE raised_us < ?", (oldest_us,))
-        newest = "SELECT alert_id FROM alerts ORDER BY raised_us DESC, alert_id DESC LIMIT -1 OFFSET ?"
+        oldest_us = self._now_us() - round(self._max_age_s * 1e6)
+        self._database.execute("DELETE FROM alerts WHERE logged_us < ?", (oldest_us,))
+        newest = "SELECT alert_id FROM alerts ORDER BY logged_us DESC, raised_us DESC, alert_id DESC LIMIT -1 OFFSET ?"
         self._database.execute(f"DELETE FROM alerts WHERE alert_id IN ({newest})", (self._max_alerts,))  # noqa: S608 - a constant
 
     def page(
@@ -186,13 +189,16 @@ class AlertLog:
 
     def acknowledge(self, alert_id: str, by: str, note: str) -> LoggedAlert | None:
         """Note who has taken notice of an alert; the first one to do so stays. None if it is not in the log."""
-        now_us = _us(timestamp(self._clock.time()))
+        now_us = self._now_us()
         with self._lock, self._database:
             self._database.execute(
                 "UPDATE alerts SET by = ?, acknowledged_us = ?, note = ? WHERE alert_id = ? AND acknowledged_us IS NULL",
                 (by, now_us, note, alert_id),
             )
         return self.get(alert_id)
+
+    def _now_us(self) -> int:
+        return round(self._clock.time() * 1e6)
 
     def close(self) -> None:
         """Close the file."""

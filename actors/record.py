@@ -38,6 +38,7 @@ class Record:
         self.alerts = AlertLog(folder, clock)
         self.confirmed: dict[str, tuple[str, int, int]] = {}
         self._lost: dict[str, int] = {}
+        self._active: set[str] | None = None  # as the log was settled last
         self._failed = False
 
     async def take(
@@ -74,8 +75,9 @@ class Record:
         try:
             if events:
                 await asyncio.to_thread(self.alerts.add, events)
-            if complete:
+            if complete and (events or active != self._active):
                 await asyncio.to_thread(self.alerts.settle, active)
+                self._active = active
         except sqlite3.Error as error:  # the disk is full, say: the aggregators keep their news meanwhile
             if not self._failed:
                 logger.error("the log of alerts cannot be written", reason=str(error))
