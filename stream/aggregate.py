@@ -124,6 +124,7 @@ class Aggregator:
         self._sink_failed = self._save_failed = False
         self._lock = threading.RLock()
         self._alerts = AlertEngine(config.alerts)
+        metrics.alerts({rule.name: 0 for rule in config.alerts})
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
         self._acknowledged: deque[tuple[str, float, bool]] = deque()
