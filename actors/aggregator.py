@@ -28,6 +28,7 @@ from stream.redact import reason
 from stream.rules import AlertRule
 from stream.sinks import open_sinks
 from stream.slo import SloCounts
+from stream.telemetry import open_tracer
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -76,6 +77,7 @@ class AggregatorActor:
         self._config, self._classes, self._run, self._folder = config, classes, run, folder
         self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         self._ray_metrics = RayMetrics(self._metrics, name)
+        self._tracer = open_tracer(config.tracing, name, self._metrics)
         self._sink = open_sinks(config.sinks, folder / "spool")
         self._aggregator: Aggregator | None = None
         self._making = threading.Lock()
@@ -114,7 +116,8 @@ class AggregatorActor:
     def _make(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> Aggregator:
         config = self._config.model_copy(update={"sources": list(sources), "alerts": list(rules)})
         checkpoint = Checkpoint(self._folder / "checkpoint.json")
-        return Aggregator(config, self._classes, self._sink, SystemClock(), self._metrics, checkpoint, run=self._run)
+        clock, run, tracer = SystemClock(), self._run, self._tracer
+        return Aggregator(config, self._classes, self._sink, clock, self._metrics, checkpoint, run=run, tracer=tracer)
 
     def _told(self) -> Aggregator:
         if self._aggregator is None:
@@ -160,6 +163,8 @@ class AggregatorActor:
         if self._aggregator is not None:
             self._aggregator.close()
         self._sink.close()
+        if self._tracer:
+            self._tracer.close()
 
 
 class RemoteAggregator:

@@ -12,7 +12,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream.alert import AlertEngine
 from stream.analyser import Seen, SourceAnalyser, SourceTally
@@ -34,6 +34,9 @@ from stream.rules import AlertRule
 from stream.sinks.base import Sink
 from stream.slo import SloCounts, SloTracker, stages_ms
 
+if TYPE_CHECKING:  # opentelemetry is loaded only where frames are traced
+    from stream.tracing import Traced, Tracer
+
 logger = get_logger(__name__)
 
 COMMIT_INTERVAL_S = 2.0
@@ -46,11 +49,12 @@ IDLE_S = 1.0  # a live source without frames for this long is moved on in time b
 
 @dataclass(frozen=True, slots=True)
 class _Stamps:
-    """Monotonic seconds of a frame on this host, and whether its latency is held against the SLO."""
+    """Monotonic seconds of a frame on this host, whether its latency is held against the SLO, and its trace."""
 
     captured_s: float
     detected_s: float
     judged: bool
+    traced: Traced | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class Aggregator:
         on_tracks: sees every tracks event, on the thread that delivers its frame.
         run: names one start of the whole service. In another run than the checkpoint's, files are read from their
             beginning, so nothing is remembered of them.
+        tracer: makes spans of some frames; None makes none.
     """
 
     def __init__(
@@ -113,8 +118,10 @@ class Aggregator:
         checkpoint: Checkpoint | None = None,
         on_tracks: Callable[[TracksEvent], None] | None = None,
         run: str = "",
+        tracer: Tracer | None = None,
     ):
-        self._run = run
+        self._run, self._tracer = run, tracer
+        self._traceparent: str | None = None  # of the frame that is being processed
         self.incarnation = uuid.uuid4().hex
         self._config, self._classes, self._sink = config, classes, sink
         self._clock, self._metrics, self._checkpoint = clock, metrics, checkpoint
@@ -127,7 +134,7 @@ class Aggregator:
         metrics.alerts({rule.name: 0 for rule in config.alerts})
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
-        self._acknowledged: deque[tuple[str, float, bool]] = deque()
+        self._acknowledged: deque[tuple[str, float, _Stamps]] = deque()
         self._emit = Expected()  # from the detector's answer to the acknowledgement
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
@@ -226,8 +233,11 @@ class Aggregator:
         cpu_s, shift_s = time.thread_time(), 0.0
         if batch.boot_id != boot_id():  # another host's monotonic clock: bridge it by wall time
             shift_s = self._clock.monotonic() - (batch.detected_s + self._clock.time() - batch.sent_at)
-        for info, detections in zip(batch.frames, batch.detections, strict=True):
-            self._process_frame(batch, info, detections, shift_s)
+        try:
+            for info, detections in zip(batch.frames, batch.detections, strict=True):
+                self._process_frame(batch, info, detections, shift_s)
+        finally:
+            self._traceparent = None
         self.cpu_s += time.thread_time() - cpu_s
         self._cpu.tell(track=self.cpu_s - self.emitting.cpu_s, emit=self.emitting.cpu_s)
 
@@ -257,7 +267,12 @@ class Aggregator:
             objects=objects,
             stages_ms=stages,
         )
-        stamps = _Stamps(info.captured_s + shift_s, batch.detected_s + shift_s, judged=not info.held_s)
+        captured_s, traced = info.captured_s + shift_s, None
+        if self._tracer:
+            captured_at_s = self._clock.time() - (tracked_s - captured_s)
+            traced = self._tracer.begin(info, batch.detector, len(objects), stages, captured_at_s)
+        self._traceparent = traced.traceparent if traced else None
+        stamps = _Stamps(captured_s, batch.detected_s + shift_s, not info.held_s, traced)
         self._write(event, analyser.config.live, stamps)
         if self._on_tracks:
             self._on_tracks(event)
@@ -306,11 +321,14 @@ class Aggregator:
 
     def _judge_slo(self) -> None:
         while self._acknowledged:
-            source_id, latency_s, judged = self._acknowledged.popleft()
+            source_id, latency_s, stamps = self._acknowledged.popleft()
+            traced = stamps.traced
+            if self._tracer and traced:
+                self._tracer.end(traced, latency_s)
             analyser = self._sources.get(source_id)
-            if analyser is None or not judged:
+            if analyser is None or not stamps.judged:
                 continue  # removed meanwhile: its series are not to begin again; or held by its gate: late on purpose
-            self._metrics.end_to_end(source_id, latency_s)
+            self._metrics.end_to_end(source_id, latency_s, f"{traced.trace_id:032x}" if traced else "")
             if analyser.config.live or analyser.config.scheme == "kafka":
                 self._metrics.judged(source_id, self._slo.record(source_id, latency_s))
         at_s = self._clock.time()
@@ -332,12 +350,12 @@ class Aggregator:
 
             def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
                 now_s = self._clock.monotonic()
-                self._acknowledged.append((event.source_id, now_s - stamps.captured_s, stamps.judged))
+                self._acknowledged.append((event.source_id, now_s - stamps.captured_s, stamps))
                 self._emit.observe(now_s - stamps.detected_s)
 
         try:
             with self.emitting:
-                self._sink.write(event, acknowledged, droppable=droppable)
+                self._sink.write(event, acknowledged, droppable=droppable, traceparent=self._traceparent)
         except SinkError as error:
             if not self.sink_fault:
                 logger.error("an event is lost", reason=str(error))

@@ -22,7 +22,7 @@ from stream.part import Name, Part, Point, Seconds
 from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule
 from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
-from stream.telemetry import MetricsConfig
+from stream.telemetry import MetricsConfig, TracingConfig
 
 GATE_HOLD_S = 10.0  # longest time of packets that a closed gate holds back
 SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka", "simulate")
@@ -330,6 +330,7 @@ class PipelineConfig(Part):
     counting: CountingConfig = CountingConfig()
     slo: SloConfig = SloConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
     service: ServiceConfig = ServiceConfig()
 
     def detector_of(self, source: SourceConfig) -> str:

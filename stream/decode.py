@@ -73,6 +73,7 @@ class Decoder:
             due_s=captured_s if self._paced else packet.arrived_s,
             position=packet.position,
             key=bool(data.is_keyframe),
+            traceparent=packet.traceparent,
         )
 
     def decode(self, packet: Packet, ticket: Ticket | None = None, *, skippable: bool = False) -> list[DecodedFrame]:

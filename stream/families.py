@@ -104,6 +104,7 @@ FAMILIES = (
     ),
     _gauge("sink_spool_bytes", "bytes", "aggregator", "", "What the sinks' spools hold on disk.", ray=True),
     _gauge("sink_spool_limit_bytes", "bytes", "aggregator", "", "Room of the sinks' spools together."),
+    _counter("spans", "spans", "aggregator", "outcome", "Spans of traced frames: sent, failed, dropped."),
     _gauge("alerts_active", "alerts", "aggregator", "rule", "Alerts raised and not cleared.", ray=True),
     # the service
     _info("build", "1", "control", "version python ray", "What runs."),

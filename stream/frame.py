@@ -32,6 +32,7 @@ class Packet:
         arrived_s: monotonic seconds at which the packet was in our hands.
         position: where the packet lies in its source (a Kafka offset); -1 where that has no meaning.
         age_s: how old the picture was on arrival, where the source's clock tells it.
+        traceparent: of a Kafka record, where it has one.
     """
 
     data: av.Packet[av.VideoStream]
@@ -39,6 +40,7 @@ class Packet:
     arrived_s: float
     position: int = -1
     age_s: float = 0.0
+    traceparent: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +55,7 @@ class Ticket:
         due_s: monotonic seconds at which the packet should have been in our hands.
         position: of the packet.
         key: decoding can begin with this packet.
+        traceparent: of the packet.
         planned: the two below are set before the packet is decoded, as soon as its place in presentation order is certain.
         frame_index: number in the source; -1 until then.
         wanted: whether the frame is to be analysed; None until then, and False again once it was given out.
@@ -66,6 +69,7 @@ class Ticket:
     due_s: float
     position: int
     key: bool
+    traceparent: str = ""
     planned: bool = False
     frame_index: int = -1
     wanted: bool | None = None
@@ -87,6 +91,7 @@ class FrameInfo:
             back by the age that the frame had on arrival, where the source's clock tells it).
         held_s: how long the gate held the frame's packet before it had it decoded; 0 for all other frames.
         line_s: how old the picture was when its packet should have been in our hands; 0 where that is not known.
+        traceparent: of the frame's Kafka record; empty for all other frames.
     """
 
     source_id: str
@@ -101,6 +106,7 @@ class FrameInfo:
     batched_s: float = 0.0
     held_s: float = 0.0
     line_s: float = 0.0
+    traceparent: str = ""
 
     @property
     def key(self) -> FrameKey:

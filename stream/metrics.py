@@ -81,9 +81,11 @@ class Metrics:
         for stage, milliseconds in stages_ms.items():
             self._histogram("stage_seconds", detector, stage).observe(max(milliseconds, 0.0) / 1000)
 
-    def end_to_end(self, source_id: str, latency_s: float) -> None:
-        """A tracks event was acknowledged ``latency_s`` after its frame's capture."""
-        self._histogram("end_to_end_seconds", self._of(source_id)).observe(max(latency_s, 0.0))
+    def end_to_end(self, source_id: str, latency_s: float, trace_id: str = "") -> None:
+        """A tracks event was acknowledged ``latency_s`` after its frame's capture; ``trace_id`` of one that is traced."""
+        self._histogram("end_to_end_seconds", self._of(source_id)).observe(
+            max(latency_s, 0.0), {"trace_id": trace_id} if trace_id else None
+        )
 
     def judged(self, source_id: str, in_time: bool) -> None:
         """A frame was held against the objective."""
@@ -169,6 +171,10 @@ class Metrics:
         for topic, total in dropped.items():
             self._counter("events_dropped", topic).inc(max(0, total - self._sink_dropped.get(topic, 0)))
             self._sink_dropped[topic] = total
+
+    def spans(self, outcome: Literal["sent", "failed", "dropped"], n: int) -> None:
+        """What became of spans of traced frames."""
+        self._counter("spans", outcome).inc(n)
 
     def alerts(self, active: Mapping[str, int]) -> None:
         """How many alerts are raised at present, by rule; a rule that is not named has none."""

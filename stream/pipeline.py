@@ -26,6 +26,7 @@ from stream.frame import Frame
 from stream.ingest import Ingest
 from stream.metrics import Metrics
 from stream.sinks.base import Sink
+from stream.telemetry import open_tracer
 from stream.worker import SourceStatus
 
 TICK_S = 0.5
@@ -74,7 +75,8 @@ class Pipeline:
         self._on_frame = on_frame
         self._tracks: dict[tuple[str, int], TracksEvent] = {}  # of the batch that is being delivered
         note = self._note_tracks if on_frame else None
-        self._aggregator = Aggregator(config, classes, sink, clock, self.metrics, checkpoint, note)
+        self._tracer = open_tracer(config.tracing, "process", self.metrics)
+        self._aggregator = Aggregator(config, classes, sink, clock, self.metrics, checkpoint, note, tracer=self._tracer)
         delivery = Delivery([self._aggregator], shard=lambda _: 0)
         self._ingest = Ingest(config, models, self._clients, delivery, clock, self.metrics, self._frame_done if on_frame else None)
 
@@ -139,5 +141,7 @@ class Pipeline:
             client.close()
         self._aggregator.close()
         self._sink.close()
+        if self._tracer:
+            self._tracer.close()
         if kind is None:
             self._check()

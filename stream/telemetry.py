@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
 
 from stream.part import Part
+
+if TYPE_CHECKING:
+    from stream.metrics import Metrics
+    from stream.tracing import Tracer
 
 
 class MetricsConfig(Part):
@@ -13,3 +21,35 @@ class MetricsConfig(Part):
 
     source_labels: bool = True
     max_sources: int = Field(1000, ge=0, le=100_000)
+
+
+class TracingConfig(Part):
+    """``sample`` of the frames are traced, and each one whose Kafka record asks for it; 0 is none at all. Spans go to the
+    collector at ``endpoint`` by OTLP over HTTP, with ``headers`` where it wants a token."""
+
+    sample: float = Field(0.0, ge=0, le=1)
+    endpoint: str = Field("http://127.0.0.1:4318/v1/traces", repr=False)
+    headers: dict[str, str] = Field({}, repr=False)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if urlsplit(self.endpoint).scheme not in ("http", "https") or not urlsplit(self.endpoint).hostname:
+            raise ValueError("endpoint must be an http(s) address, as in http://collector:4318/v1/traces")
+        if self.sample and find_spec("opentelemetry.exporter") is None:
+            raise ValueError("tracing needs pip install 'framewatch[tracing]'")
+        return self
+
+
+def open_tracer(config: TracingConfig, instance: str, metrics: Metrics) -> Tracer | None:
+    """The tracer that the config asks for; None where no frame is traced, which then costs nothing.
+
+    Args:
+        config: how many, and where to.
+        instance: name of this process among those of the service.
+        metrics: counts spans.
+    """
+    if not config.sample:
+        return None
+    from stream.tracing import Tracer  # brings the libraries of OpenTelemetry
+
+    return Tracer(config, instance, metrics)

@@ -301,6 +301,7 @@ class SourceWorker:
             decoded_s=self._clock.monotonic(),
             held_s=sampled.held_s,
             line_s=decoded.ticket.due_s - decoded.captured_s,
+            traceparent=decoded.ticket.traceparent,
         )
         return Frame(info, sampled.image, to_picture(decoded.frame) if self._parts.pictures else None)
 

@@ -15,7 +15,14 @@ class Sink(Protocol):
     written to a file, or on the disk spool. Events are counted in the order of ``write``, from 1.
     """
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         """Take one event; returns quickly, except when a bounded buffer is full and the event must not be dropped.
 
         ``on_acknowledged`` is called at most once, from any thread, when the event has reached its destination (the
@@ -23,6 +30,7 @@ class Sink(Protocol):
 
         Args:
             droppable: the event may be given up, and counted, when there is no room (tracks of live sources).
+            traceparent: trace context to hand on, where the destination has a place for it.
 
         Raises:
             SinkError: the event can never be written. It is counted in ``written`` and ``dropped`` all the same.

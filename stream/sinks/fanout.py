@@ -34,7 +34,14 @@ class FanOut:
             if isinstance(sink, KafkaSink):
                 sink.check(timeout_s)
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         """See ``Sink.write``. Every sink gets the event; then the first error is raised."""
         self._written += 1
         if on_acknowledged:
@@ -42,7 +49,7 @@ class FanOut:
         failed: SinkError | None = None
         for sink in self._sinks:
             try:
-                sink.write(event, on_acknowledged, droppable=droppable)
+                sink.write(event, on_acknowledged, droppable=droppable, traceparent=traceparent)
             except SinkError as error:
                 failed = failed or error
         if failed:

@@ -59,7 +59,14 @@ class JsonlSink:
     def _failed(self, error: OSError) -> SinkError:
         return SinkError(f"cannot write to {self._name}: {error.strerror or error}")
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         """See ``Sink.write``.
 
         Raises:

@@ -51,9 +51,11 @@ class _Entry:
     on_acknowledged: Callable[[], None] | None = None
     droppable: bool = False
     settled: bool = False
+    traceparent: str = ""
 
     def pack(self) -> bytes:
-        topic, schema = self.topic.encode(), self.schema.encode()
+        """For the spool. The trace context stands behind the schema, so that spools written without one can be read."""
+        topic, schema = self.topic.encode(), f"{self.schema}\n{self.traceparent}".rstrip("\n").encode()
         return _SIZES.pack(len(topic), len(schema), len(self.key)) + topic + schema + self.key + self.value
 
     @staticmethod
@@ -63,7 +65,8 @@ class _Entry:
         for length in _SIZES.unpack_from(record):
             parts.append(record[at : at + length])
             at += length
-        return _Entry(parts[0].decode(), parts[1].decode(), parts[2], record[at:])
+        schema, _, traceparent = parts[1].decode().partition("\n")
+        return _Entry(parts[0].decode(), schema, parts[2], record[at:], traceparent=traceparent)
 
 
 class KafkaSink:
@@ -140,10 +143,19 @@ class KafkaSink:
         """See ``check_brokers``; apart from the connection that the sink opens by itself."""
         check_brokers(self._config, timeout_s)
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         """See ``Sink.write``."""
         topic, value = TOPICS[type(event)], event.to_json()
-        entry = _Entry(topic, event.schema_, event.key.encode(), value, 0, on_acknowledged, droppable)
+        entry = _Entry(
+            topic, event.schema_, event.key.encode(), value, 0, on_acknowledged, droppable, traceparent=traceparent or ""
+        )
         with self._changed:
             if len(value) > MAX_VALUE_BYTES:
                 self._written += 1
@@ -381,6 +393,8 @@ class KafkaSink:
             generation = self._generation
         for entry in entries:
             headers = [("schema", entry.schema.encode()), ("content-type", b"application/json")]
+            if entry.traceparent:
+                headers.append(("traceparent", entry.traceparent.encode()))
             try:
                 future = self._producer.send(self._topics[entry.topic], entry.value, entry.key, headers)
             except MessageSizeTooLargeError:

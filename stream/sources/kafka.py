@@ -229,7 +229,7 @@ class KafkaSource:
         data = cast("av.Packet[av.VideoStream]", av.Packet(record.value))
         data.time_base, data.pts = TIME_BASE, round(pts_s / TIME_BASE)
         age_s = now_at - captured_at
-        return Packet(data, captured_at, now_s, record.offset, age_s if 0 < age_s <= MAX_AGE_S else 0.0)
+        return Packet(data, captured_at, now_s, record.offset, age_s if 0 < age_s <= MAX_AGE_S else 0.0, payload.traceparent)
 
     def _after(self, record: Any, payload: Payload) -> Iterator[DeadLetter]:
         """The packet has been decoded: hand on what was wrong with it, and see whether reading may begin behind it."""

@@ -7,6 +7,7 @@ header               meaning
 ``codec``            ``jpeg``, ``png``, ``h264`` or ``hevc``, for producers that send no ``content-type``
 ``pts_s``            media time in seconds, as text; gives encoded video with B-frames its exact times
 ``keyframe``         ``1`` on a key frame; without it the payload is looked at
+``traceparent``      W3C trace context of the sender, which the frame's trace goes on with
 ``end-of-stream``    ``1`` on an empty record behind the last one of a video: nothing follows that depends on it
 ===================  ======================================================================================
 
@@ -39,6 +40,7 @@ CODECS: dict[str, Codec] = {
 }
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+TRACEPARENT_CHARS = 55
 START_CODE = b"\0\0\1"
 
 
@@ -50,11 +52,13 @@ class Payload:
         codec: FFmpeg's name; None for the end of a stream.
         key: decoding can begin here.
         pts_s: media time, where the record tells it.
+        traceparent: as the header holds it; empty where there is none.
     """
 
     codec: Codec | None
     key: bool
     pts_s: float | None
+    traceparent: str = ""
 
     @property
     def picture(self) -> bool:
@@ -75,13 +79,13 @@ def parse(value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> Payload:
         raise RecordError("the record is empty")
     if len(value) > MAX_RECORD_BYTES:
         raise RecordError(f"the record has {len(value)} bytes, more than {MAX_RECORD_BYTES}")
-    codec, pts_s = _codec(value, named), _pts_s(named)
+    codec, pts_s, traceparent = _codec(value, named), _pts_s(named), named.get("traceparent", "")[:TRACEPARENT_CHARS]
     if codec in ("mjpeg", "png"):
         _check_picture(codec, value)
-        return Payload(codec, True, pts_s)
+        return Payload(codec, True, pts_s, traceparent)
     if START_CODE not in value[:8]:
         raise RecordError(f"not an access unit in Annex B form ({codec}): it begins with {value[:8].hex()}")
-    return Payload(codec, named.get("keyframe") == "1" or is_key(codec, value), pts_s)
+    return Payload(codec, named.get("keyframe") == "1" or is_key(codec, value), pts_s, traceparent)
 
 
 def _codec(value: bytes, named: dict[str, str]) -> Codec:

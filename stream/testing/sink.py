@@ -17,7 +17,14 @@ class MemorySink:
         self._callbacks: list[Callable[[], None]] = []
         self._safe = 0
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         """Keep the event."""
         self.events.append(event)
         if on_acknowledged:

@@ -25,7 +25,7 @@ SELDOM = {"framewatch_frames_removed_total"}  # there once it has happened
 def config(clip: Path) -> dict[str, Any]:
     camera = {"uri": str(clip), "realtime": True, "loop": True, "fps": 5}
     return {
-        "sources": [{"id": source_id, **camera} for source_id in ("hall", "yard")],
+        "sources": [{"id": "hall", **camera}, {"id": "yard", **camera, "gate": "on"}],
         "alerts": [{"name": "lost", "type": "source_offline"}],
         "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
         "slo": {"latency_ms": 2000},

@@ -182,7 +182,14 @@ class ManualSink:
         self.droppable: list[bool] = []
         self.closed = False
 
-    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, *, droppable: bool = False) -> None:
+    def write(
+        self,
+        event: Event,
+        on_acknowledged: Callable[[], None] | None = None,
+        *,
+        droppable: bool = False,
+        traceparent: str | None = None,
+    ) -> None:
         self.written += 1
         self.droppable.append(droppable)
         if self.fails:
