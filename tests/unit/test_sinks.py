@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from stream.errors import SinkError
 from stream.events import Event
 from stream.sinks import FanOut, open_sinks
 from stream.sinks.jsonl import FLUSH_EVERY_S, JsonlSink
+from stream.sinks.kafka import _Entry
 from tests.conftest import ROOT
 from tests.support.sample_events import counts, one_of_each, tracks
 
@@ -259,3 +261,16 @@ def test_open_sinks_closes_what_it_opened_when_one_fails(tmp_path: Path) -> None
     with pytest.raises(SinkError, match="Is a directory"):
         open_sinks([jsonl(tmp_path / "a.jsonl"), jsonl(tmp_path)], None)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_spooled_event_keeps_its_trace_context() -> None:
+    entry = _Entry("tracks", "framewatch.tracks/1", b"hall", b"{}", traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    again = _Entry.unpack(entry.pack())
+    assert (again.topic, again.schema, again.key, again.value) == ("tracks", "framewatch.tracks/1", b"hall", b"{}")
+    assert again.traceparent == entry.traceparent
+
+
+def test_a_spool_from_before_there_were_traces_can_be_read() -> None:
+    record = struct.pack("<BBH", 6, 19, 4) + b"tracksframewatch.tracks/1hall{}"
+    assert _Entry("tracks", "framewatch.tracks/1", b"hall", b"{}").pack() == record
+    assert _Entry.unpack(record).traceparent == ""
