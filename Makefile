@@ -63,8 +63,10 @@ bench: $(VENV)/.dev ## the microbenchmarks of perf/
 model: $(VENV)/.dev ## make the bundled model anew in build/simulated-person, and measure it (an hour on two cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/simulated-person.sh build/simulated-person
 
-kube: $(VENV)/.dev ## put serve_config.yaml into kube/rayservice.yaml
+kube: $(VENV)/.dev ## put serve_config.yaml into kube/rayservice.yaml; make the alerting rules and the dashboard
 	$(BIN)/python kube/render.py
+	$(BIN)/python kube/monitoring/rules.py
+	$(BIN)/python kube/monitoring/dashboard.py
 
 constraints: $(VENV)/.dev ## write the installed versions into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable --disable-pip-version-check \

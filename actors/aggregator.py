@@ -28,7 +28,7 @@ from stream.redact import reason
 from stream.rules import AlertRule
 from stream.sinks import open_sinks
 from stream.slo import SloCounts
-from stream.telemetry import open_tracer
+from stream.tracing import open_tracer
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stream.alert import AlertEngine
 from stream.analyser import Seen, SourceAnalyser, SourceTally
 from stream.boot import boot_id
-from stream.checkpoint import Checkpoint
+from stream.checkpoint import Checkpoint, without_files
 from stream.clock import Clock
 from stream.config import PipelineConfig, SourceConfig
 from stream.cpu import CpuReport, SampledCpu
@@ -147,7 +147,7 @@ class Aggregator:
         if self._saved:
             gone = self._saved["sources"].keys() - {source.id for source in config.sources}
             if self._saved["run"] != run:
-                self._saved = _without_files(self._saved, config)
+                self._saved = without_files(self._saved, config)
             cleared = self._alerts.restore(self._saved["alerts"], clock.time())
             for source_id in gone:
                 self._saved["sources"].pop(source_id, None)
@@ -489,16 +489,3 @@ class Aggregator:
             else:
                 self.sink_fault = self.sink_fault or "events could not be written in time"
             self._judge_slo()
-
-
-def _without_files(state: dict[str, Any], config: PipelineConfig) -> dict[str, Any]:
-    """A checkpoint without what it holds of files and simulations."""
-    files = {source.id for source in config.sources if source.recorded}
-    alerts = state["alerts"]
-    return state | {
-        "sources": {source_id: one for source_id, one in state["sources"].items() if source_id not in files},
-        "alerts": {
-            "occupancy": {path: n for path, n in alerts["occupancy"].items() if path.split("/")[0] not in files},
-            "machines": [machine for machine in alerts["machines"] if machine["source_id"] not in files],
-        },
-    }

@@ -26,6 +26,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stream.config import PipelineConfig
 from stream.logs import get_logger
 
 SCHEMA = "framewatch.checkpoint/1"
@@ -107,3 +108,16 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise ValueError("checksum does not match")
     state: dict[str, Any] = json.loads(body)
     return state
+
+
+def without_files(state: dict[str, Any], config: PipelineConfig) -> dict[str, Any]:
+    """A checkpoint without what it holds of files and simulations."""
+    files = {source.id for source in config.sources if source.recorded}
+    alerts = state["alerts"]
+    return state | {
+        "sources": {source_id: one for source_id, one in state["sources"].items() if source_id not in files},
+        "alerts": {
+            "occupancy": {path: n for path, n in alerts["occupancy"].items() if path.split("/")[0] not in files},
+            "machines": [machine for machine in alerts["machines"] if machine["source_id"] not in files],
+        },
+    }

@@ -26,7 +26,7 @@ from stream.frame import Frame
 from stream.ingest import Ingest
 from stream.metrics import Metrics
 from stream.sinks.base import Sink
-from stream.telemetry import open_tracer
+from stream.tracing import open_tracer
 from stream.worker import SourceStatus
 
 TICK_S = 0.5

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from stream.part import Part
-
-if TYPE_CHECKING:
-    from stream.metrics import Metrics
-    from stream.tracing import Tracer
 
 
 class MetricsConfig(Part):
@@ -38,18 +34,3 @@ class TracingConfig(Part):
         if self.sample and find_spec("opentelemetry.exporter") is None:
             raise ValueError("tracing needs pip install 'framewatch[tracing]'")
         return self
-
-
-def open_tracer(config: TracingConfig, instance: str, metrics: Metrics) -> Tracer | None:
-    """The tracer that the config asks for; None where no frame is traced, which then costs nothing.
-
-    Args:
-        config: how many, and where to.
-        instance: name of this process among those of the service.
-        metrics: counts spans.
-    """
-    if not config.sample:
-        return None
-    from stream.tracing import Tracer  # brings the libraries of OpenTelemetry
-
-    return Tracer(config, instance, metrics)

@@ -11,6 +11,7 @@ from kube.monitoring.rules import Timing, rule_file
 from stream.families import FAMILIES, SUFFIX
 from tests.conftest import ROOT
 from tests.golden.scenario import CLIP
+from tests.support.kafka_broker import free_port
 from tests.support.prometheus import JOB, Prometheus, prometheus
 from tests.support.service import Service, wait_for
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.ray
 DASHBOARD = json.loads((ROOT / "kube" / "monitoring" / "dashboard.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
 VARIABLES = {"$__rate_interval": "30s", "$job": ".*", "$source": ".*"}
+LATENCIES = {"query": "framewatch_end_to_end_seconds_bucket", "start": "0", "end": "4102444800"}
 SELDOM = {"framewatch_frames_removed_total"}  # there once it has happened
 
 
@@ -29,6 +31,7 @@ def config(clip: Path) -> dict[str, Any]:
         "alerts": [{"name": "lost", "type": "source_offline"}],
         "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
         "slo": {"latency_ms": 2000},
+        "tracing": {"sample": 1, "endpoint": f"http://127.0.0.1:{free_port()}/v1/traces"},  # where no collector is
     }
 
 
@@ -59,6 +62,10 @@ def test_scrape_rules_and_dashboard(tmp_path: Path, shared: Path, deploy: Callab
         assert not [name for name in names if name.endswith("_created")]
         [series] = running.query('count({__name__=~"framewatch_.*"})')
         assert float(series["value"][1]) < 400
+
+        exemplars = [one for series in running.api("query_exemplars", **LATENCIES) for one in series["exemplars"]]
+        assert exemplars
+        assert all(len(one["labels"]["trace_id"]) == 32 for one in exemplars)
 
         evaluated = [rule for group in running.api("rules")["groups"] for rule in group["rules"]]
         assert len(evaluated) > 30

@@ -16,6 +16,7 @@ import yaml
 from actors.cluster import CLUSTER_SETTINGS
 from stream.config_file import load_config
 from stream.errors import ConfigError
+from stream.families import FAMILIES, PROCESS
 from tests.conftest import ROOT
 
 KUBE = ROOT / "kube"
@@ -278,3 +279,37 @@ def test_configs_load(path: Path) -> None:
 
 def test_there_are_the_promised_examples() -> None:
     assert [path.stem for path in EXAMPLES] == ["four-cameras", "gpu", "hall", "kafka-input"]
+
+
+def test_monitoring_is_complete() -> None:
+    folder = KUBE / "monitoring"
+    kustomization = documents("monitoring/kustomization.yaml")[0]
+    [config_map] = kustomization["configMapGenerator"]
+    for name in [*kustomization["resources"], *config_map["files"]]:
+        assert (folder / name).is_file(), name
+    assert config_map["options"]["labels"]["grafana_dashboard"] == "1"
+    alerts = {
+        rule["alert"] for group in documents("monitoring/rules.yaml")[0]["groups"] for rule in group["rules"] if "alert" in rule
+    }
+    assert alerts == set(re.findall(r"`(Framewatch\w+)`", (KUBE / "README.md").read_text()))
+
+
+def test_the_dashboard_has_a_row_for_each_question_and_a_choice_of_data_source() -> None:
+    dashboard = json.loads((KUBE / "monitoring" / "dashboard.json").read_text())
+    rows = [panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"]
+    assert rows == ["SLO", "Sources", "Stages", "Drops", "Detectors", "Sinks", "Resources"]
+    assert dashboard["templating"]["list"][0]["type"] == "datasource"
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+    taken = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(taken) == len(set(taken)), "panels overlap"
+    known = {family.full_name for family in FAMILIES} | {f"framewatch_{name}" for name in PROCESS}
+    for panel in panels:
+        for target in panel["targets"]:
+            for name in re.findall(r"(?<![:\w])framewatch_[a-z_]+", target["expr"]):
+                assert re.sub(r"_(total|bucket|sum|count|info)$", "", name) in known, name

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from stream import tracing
 from stream.frame import FrameInfo
 from stream.metrics import Metrics
-from stream.telemetry import TracingConfig, open_tracer
-from stream.tracing import MAX_WAITING, Tracer
+from stream.telemetry import TracingConfig
+from stream.tracing import MAX_WAITING, Tracer, open_tracer
 from tests.unit.test_metrics import parse, value
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
