@@ -131,7 +131,7 @@ class Aggregator:
         self._sink_failed = self._save_failed = False
         self._lock = threading.RLock()
         self._alerts = AlertEngine(config.alerts)
-        metrics.alerts({rule.name: 0 for rule in config.alerts})
+        metrics.rules([rule.name for rule in config.alerts])
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
         self._acknowledged: deque[tuple[str, float, _Stamps]] = deque()
@@ -189,6 +189,7 @@ class Aggregator:
                 self._sources[source_id] = fresh
             if rules is not None:
                 self._raise(self._alerts.set_rules(rules, self._clock.time()))
+                self._metrics.rules([rule.name for rule in rules])
 
     def _forget(self, source_id: str) -> None:
         self._write_all(self._sources.pop(source_id).counter.finish())

@@ -33,6 +33,7 @@ MAX_KINDS = 1000
 FFMPEG = "libav"
 OURS = ("stream", "actors")
 FORMATTED = ("message", "asctime")  # what other formatters leave on a record; Ray leaves names with an underscore
+FIRST = ("timestamp", "level", "logger", "actor", "source_id", "event")
 META = ("_record", "_from_structlog")  # structlog's
 
 
@@ -160,7 +161,8 @@ def _formatter(log_format: LogFormat, bound: dict[str, str]) -> logging.Formatte
         return {**bound, **facts}
 
     def take_secrets_out(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {key: redact_value(value, key) for key, value in event.items()}
+        ordered = {key: event[key] for key in FIRST if key in event} | dict(event)
+        return {key: redact_value(value, key) for key, value in ordered.items()}
 
     renderer: Any = structlog.processors.JSONRenderer()
     if log_format == "console":

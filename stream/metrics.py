@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -175,6 +175,14 @@ class Metrics:
     def spans(self, outcome: Literal["sent", "failed", "dropped"], n: int) -> None:
         """What became of spans of traced frames."""
         self._counter("spans", outcome).inc(n)
+
+    def rules(self, names: Collection[str]) -> None:
+        """There are exactly these rules; the others' series go."""
+        for name, labels in list(self._children):
+            if name == "alerts_active" and labels[0] not in names:
+                self._drop(name, labels)
+        for rule in names:
+            self._gauge("alerts_active", rule)
 
     def alerts(self, active: Mapping[str, int]) -> None:
         """How many alerts are raised at present, by rule; a rule that is not named has none."""

@@ -97,6 +97,15 @@ def test_alerts_that_are_over_go_to_0(metrics: Metrics) -> None:
     assert value(samples, "alerts_active", rule="door") == 1
 
 
+def test_rules_that_are_no_more_have_no_series(metrics: Metrics) -> None:
+    metrics.rules(["crowd", "door"])
+    metrics.alerts({"crowd": 2})
+    metrics.rules(["crowd", "line"])
+    samples = parse(metrics.expose())
+    active = {dict(labels)["rule"]: number for (name, labels), number in samples.items() if name == "framewatch_alerts_active"}
+    assert active == {"crowd": 2, "line": 0}
+
+
 def test_a_source_without_frames_has_no_attainment(metrics: Metrics) -> None:
     clock = ManualClock()
     tracker = SloTracker(SloConfig(), clock)
