@@ -11,6 +11,7 @@ from ray import serve
 
 from actors import names
 from actors.control import Control
+from actors.desired import Desired
 from actors.detector import deployment
 from stream.config import PipelineConfig
 from stream.config_file import interpolate, load_config, parse_config
@@ -48,8 +49,14 @@ def describe_models(config: PipelineConfig) -> dict[str, ModelDescription]:
 
 
 def build_config(config: PipelineConfig) -> serve.Application:
-    """The application for a config that was read before."""
+    """The application for a config that was read before.
+
+    Raises:
+        ConfigError: what was changed over the API does not fit the config any more.
+        ModelError: a model cannot be used.
+    """
     models = describe_models(config)
+    Desired(config).check({name: model.classes for name, model in models.items()})
     low_confidence, latency_s = config.tracker.low_confidence, config.slo.latency_ms / 1000
     detectors = [deployment(name, d, low_confidence, latency_s, config.service.logs) for name, d in config.detectors.items()]
     control: serve.Deployment = Control  # type: ignore[assignment] # the decorators hide it

@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from actors import names
 from actors.api.app import build_api
 from actors.api.backend import Backend
+from actors.desired import Desired
 from actors.reconcile import Reconciler
 from actors.record import Record
 from stream.clock import SystemClock
@@ -41,9 +42,10 @@ class Control:
     def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription], *detectors: DeploymentHandle[Any]):
         configure_process(config.service.logs, actor=names.CONTROL)
         record = Record(config.service.state_dir / "control", SystemClock())
-        self._reconciler = Reconciler(config, models, record)
+        desired = Desired(config)
+        self._reconciler = Reconciler(desired.config, models, record)
         by_name = dict(zip(config.detectors, detectors, strict=True))
-        self._backend = Backend(config, models, by_name, self._reconciler, record)
+        self._backend = Backend(desired, models, by_name, self._reconciler, record)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Serve's name for it
         return build_api(self._backend)
@@ -55,8 +57,7 @@ class Control:
 
     async def set_sources(self, sources: list[SourceConfig]) -> None:
         """Run exactly these sources from now on; for ``framewatch capacity``. A restart of this replica forgets them."""
-        self._backend.config = self._backend.config.model_copy(update={"sources": sources})
-        self._reconciler.set_wanted(sources, self._backend.config.alerts)
+        self._backend.run(self._backend.config.model_copy(update={"sources": sources}))
 
     async def stop(self) -> None:
         """Stop all actors; for ``framewatch up``."""

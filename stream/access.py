@@ -47,6 +47,19 @@ class AccessConfig(Part):
     allowed_hosts: list[str] = Field([])
     open_metrics: bool = True
 
+    @property
+    def allowed_networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Those of ``allowed_hosts`` that are addresses or networks."""
+        return [network for entry in self.allowed_hosts if (network := _network(entry))]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _networks(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if "/" in host and _network(host) is None:
+                raise ValueError(f"{host!r} is no network, as in 10.0.0.0/8")
+        return hosts
+
     @field_validator("tokens")
     @classmethod
     def _differ(cls, tokens: list[TokenConfig]) -> list[TokenConfig]:
@@ -155,6 +168,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return None
 
 
 def _digest(token: str) -> bytes:

@@ -57,7 +57,7 @@ class ZoneConfig(Part):
     """A polygon; an object is inside when its ``anchor`` is."""
 
     name: Name
-    polygon: list[Point] = Field(min_length=3)
+    polygon: list[Point] = Field(min_length=3, max_length=1000)
     anchor: Literal["bottom_center", "center", "top_center"] = "bottom_center"
     classes: list[str] | None = None
 
@@ -145,8 +145,8 @@ class SourceConfig(Part):
     loop: bool = Field(False, description="files: begin again at the end")
     decode: Literal["auto", "full", "fast", "key"] = "auto"
     gate: Literal["auto", "on", "off"] = "auto"
-    zones: list[ZoneConfig] = Field([])
-    lines: list[LineConfig] = Field([])
+    zones: list[ZoneConfig] = Field([], max_length=256)
+    lines: list[LineConfig] = Field([], max_length=256)
     rtsp: RtspConfig = RtspConfig()
     kafka: KafkaInput | None = None
 

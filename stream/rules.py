@@ -42,6 +42,15 @@ class Rule(Part):
     cooldown_s: Seconds = 0
     schedule: Schedule | None = None
 
+    @property
+    def targets(self) -> list[str]:
+        """What it watches by name: ``source/zone``, ``source/line`` or ``source``."""
+        return []
+
+    def names(self, path: str) -> bool:
+        """Whether it watches ``path`` (a source, or ``source/zone``) or something of it."""
+        return any(target == path or target.startswith(path + "/") for target in self.targets)
+
 
 class CrowdRule(Rule):
     """More than ``above`` objects in ``zone``, or in all ``zones`` together; clears below ``clear_below``
@@ -49,9 +58,14 @@ class CrowdRule(Rule):
 
     type: Literal["crowd"]
     zone: str | None = None
-    zones: list[str] = Field([])
-    above: int = Field(ge=0)
+    zones: list[str] = Field([], max_length=256)
+    above: int = Field(ge=0, le=1_000_000)
     clear_below: int | None = Field(None, ge=1)
+
+    @property
+    def targets(self) -> list[str]:
+        """See ``Rule``."""
+        return self.zone_paths
 
     @property
     def zone_paths(self) -> list[str]:
@@ -73,6 +87,11 @@ class IntrusionRule(Rule):
     type: Literal["intrusion"]
     zone: str
 
+    @property
+    def targets(self) -> list[str]:
+        """See ``Rule``."""
+        return [self.zone]
+
 
 class LineRule(Rule):
     """A crossing of ``line`` in ``direction``; cleared ``clear_for_s`` after the last one."""
@@ -80,6 +99,11 @@ class LineRule(Rule):
     type: Literal["line"]
     line: str
     direction: Literal["in", "out", "any"] = "any"
+
+    @property
+    def targets(self) -> list[str]:
+        """See ``Rule``."""
+        return [self.line]
 
 
 class LoiteringRule(Rule):
@@ -89,12 +113,22 @@ class LoiteringRule(Rule):
     zone: str
     dwell_s: float = Field(gt=0, le=86_400)
 
+    @property
+    def targets(self) -> list[str]:
+        """See ``Rule``."""
+        return [self.zone]
+
 
 class SourceOfflineRule(Rule):
     """``source`` (``*``: any) is offline."""
 
     type: Literal["source_offline"]
     source: str = "*"
+
+    @property
+    def targets(self) -> list[str]:
+        """See ``Rule``."""
+        return [] if self.source == "*" else [self.source]
 
 
 AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]

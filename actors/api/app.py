@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from actors.api import alerts, console, detect, history, pictures, service, sources
+from actors.api import alerts, console, detect, edits, history, pictures, rules, service, sources, zones
 from actors.api.backend import Backend
 from actors.api.limits import BodyLimit
 from actors.api.problems import PROBLEMS, answer_with_problems
@@ -14,6 +14,9 @@ from actors.api.problems import PROBLEMS, answer_with_problems
 ROUTERS = (
     service.router,
     sources.router,
+    edits.router,
+    zones.router,
+    rules.router,
     pictures.router,
     history.router,
     alerts.router,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
 from actors.api.access import viewer
 from actors.api.backend import Backend, TheBackend
+from actors.api.etags import etag
 from actors.api.problems import Problem
 from actors.api.views import SourceView, StatusView, latency_view
 from stream.analyser import SourceTally
@@ -23,9 +24,16 @@ async def list_sources(backend: TheBackend) -> list[SourceView]:
 
 
 @router.get("/{source_id}", dependencies=[Depends(viewer)])
-async def read_source(source_id: str, backend: TheBackend) -> SourceView:
+async def read_source(source_id: str, backend: TheBackend, response: Response) -> SourceView:
     """One source."""
-    return view_of(source_named(source_id, backend), backend)
+    source = source_named(source_id, backend)
+    response.headers["ETag"] = etag(source)
+    return view_of(source, backend)
+
+
+def find_source(source_id: str, backend: Backend) -> SourceConfig | None:
+    """The source of that id; None where there is none."""
+    return next((source for source in backend.config.sources if source.id == source_id), None)
 
 
 def source_named(source_id: str, backend: Backend) -> SourceConfig:
@@ -34,10 +42,10 @@ def source_named(source_id: str, backend: Backend) -> SourceConfig:
     Raises:
         Problem: 404.
     """
-    for source in backend.config.sources:
-        if source.id == source_id:
-            return source
-    raise Problem(404, f"there is no source {source_id!r}")
+    source = find_source(source_id, backend)
+    if source is None:
+        raise Problem(404, f"there is no source {source_id!r}")
+    return source
 
 
 def view_of(source: SourceConfig, backend: Backend) -> SourceView:
@@ -54,7 +62,7 @@ def view_of(source: SourceConfig, backend: Backend) -> SourceView:
         gate_setting=source.gate,
         zones=source.zones,
         lines=source.lines,
-        origin="config",
+        origin=backend.desired.origin(source.id),
         actor=backend.reconciler.placement.get(source.id),
         status=_status(source, backend),
     )

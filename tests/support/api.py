@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +15,14 @@ from fastapi import FastAPI
 
 from actors.api.app import build_api
 from actors.api.backend import Backend
+from actors.desired import Desired
 from actors.record import Record
 from stream.clock import SystemClock
+from stream.config import SourceConfig
 from stream.config_file import parse_config
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import ModelDescription
+from stream.rules import AlertRule
 
 OPERATOR, VIEWER = "operator-0123456789", "viewer-0123456789abc"
 TOKENS = [{"name": "olga", "role": "operator", "token": OPERATOR}, {"name": "victor", "role": "viewer", "token": VIEWER}]
@@ -41,6 +44,9 @@ class StillReconciler:
     async def ask(self, name: str, method: str, *what: object, timeout_s: float = 1.0) -> Any:
         raise TimeoutError(f"{name} stands still")
 
+    def set_wanted(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> None:
+        self.wanted = [source.id for source in sources], [rule.name for rule in rules]
+
     async def metrics(self) -> dict[str, bytes]:
         return {"ingest-0": b"# EOF\n"}
 
@@ -59,7 +65,7 @@ def app_of(config: dict[str, Any], base: Path) -> FastAPI:
     """The app for a config whose paths are relative to ``base``."""
     model = ModelDescription(InputSpec(352, 352), ("person", "car"), "people@sha256:0123456789ab")
     record = Record(base / "control", SystemClock())
-    backend = Backend(parse_config(config, "test", base), {"people": model}, {}, StillReconciler(), record)  # type: ignore[arg-type]
+    backend = Backend(Desired(parse_config(config, "test", base)), {"people": model}, {}, StillReconciler(), record)  # type: ignore[arg-type]
     return build_api(backend)
 
 
