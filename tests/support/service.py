@@ -77,16 +77,17 @@ def ray_cluster() -> Iterator[Cluster]:
 
 
 class Service:
-    """framewatch as deployed on the cluster."""
+    """framewatch as deployed on the cluster; ``token`` is shown where access is on."""
 
-    def __init__(self, cluster: Cluster):
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, token: str = ""):
+        self.cluster, self.token = cluster, token
         self.url = f"http://127.0.0.1:{cluster.port}"
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of an answer of the API; status 0 where there is none."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers), timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -144,7 +145,8 @@ def deployed(cluster: Cluster, config: dict[str, Any], base: Path) -> Iterator[S
         "service", {}
     )
     control = deploy(parse_config(config | {"service": settings}, "test", base))
-    service = Service(cluster)
+    tokens = settings["access"].get("tokens", [])
+    service = Service(cluster, tokens[0]["token"] if tokens else "")
     try:
         wait_for(service.ready, READY_S, "readiness")
         yield service
