@@ -125,8 +125,8 @@ class AggregatorActor:
         return self._aggregator
 
     def _sink_fault(self, aggregator: Aggregator) -> str:
-        if aggregator.sink_fault:
-            return aggregator.sink_fault
+        if fault := aggregator.sink_fault or self._sink.fault():
+            return fault
         waiting_s = time.monotonic() - self._fewer_s
         return f"{self._pending} events wait for their sinks since {waiting_s:.0f} s" if waiting_s > BACKLOG_S else ""
 

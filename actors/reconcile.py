@@ -31,6 +31,7 @@ logger = get_logger(__name__)
 
 RECONCILE_S = 1.0
 CALL_TIMEOUT_S = 15.0
+OVERDUE_S = 5.0  # an actor that has not answered for so long is told of
 SCRAPE_TIMEOUT_S = 5.0  # Prometheus waits 10 s by default, and the other actors' metrics are worth something too
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -66,6 +67,7 @@ class Reconciler:
         self.overview = Overview(config)
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._leaving: dict[str, list[str]] = {}  # by ingest actor: what it reads no more but has not ended yet
+        self._asked_s: dict[str, float] = {}  # since when an actor's answer is awaited
         self._changed = asyncio.Event()
         self._tidied = self._stopping = False
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
@@ -76,6 +78,11 @@ class Reconciler:
     def alive(self) -> bool:
         """False once the loop has ended by itself."""
         return self._stopping or not self._loop.done()
+
+    def silent(self) -> dict[str, str]:
+        """Actors whose answer is overdue, by name, and for how long."""
+        waited_s = {name: time.monotonic() - asked_s for name, asked_s in self._asked_s.items()}
+        return {name: f"has not answered for {seconds:.0f} s" for name, seconds in waited_s.items() if seconds > OVERDUE_S}
 
     def set_wanted(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> None:
         """Run exactly these sources and rules from now on."""
@@ -115,8 +122,9 @@ class Reconciler:
         while True:
             try:
                 await self._reconcile()
-            except Exception:
+            except Exception as error:
                 logger.exception("reconcile failed")
+                self.faults = self.faults | {"control": reason(error)}
                 self.overview.metrics.reconcile_failed()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RECONCILE_S)
@@ -203,8 +211,12 @@ class Reconciler:
 
     async def _tell(self, name: str, *what: object) -> Any:
         """Give an actor its sources; returns how it is."""
-        actor = self._actors.get(name) or await self._make(name)
-        return await _answer(actor.set_sources.remote(*what))
+        self._asked_s[name] = time.monotonic()
+        try:
+            actor = self._actors.get(name) or await self._make(name)
+            return await _answer(actor.set_sources.remote(*what))
+        finally:
+            del self._asked_s[name]
 
     async def _make(self, name: str) -> ActorHandle[Any]:
         """The named actor: found, made, or made anew where it runs an older config."""

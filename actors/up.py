@@ -24,7 +24,7 @@ from actors.app import build_config
 from actors.cluster import start
 from actors.reconcile import end_actors
 from stream.config import PipelineConfig
-from stream.errors import FramewatchError
+from stream.errors import ConfigError, FramewatchError
 from stream.redact import reason, redact
 
 STOP_TIMEOUT_S = 90.0
@@ -62,7 +62,7 @@ def up(
     """
     with running(config, address=address or os.environ.get("RAY_ADDRESS"), dashboard=dashboard):
         if on_ready:
-            on_ready(f"http://{config.service.host}:{config.service.port}")
+            on_ready(config.service.url)
         stop.wait()
 
 
@@ -79,6 +79,8 @@ def running(config: PipelineConfig, *, address: str | None = None, dashboard: bo
         ModelError: a model cannot be used.
         FramewatchError: the cluster cannot be joined, or Serve could not deploy it.
     """
+    if faults := config.service.check_tls():
+        raise ConfigError("service", faults)
     application = build_config(config)
     own = address is None
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
@@ -114,7 +116,10 @@ def deploy(config: PipelineConfig, application: serve.Application | None = None)
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     application = application or build_config(config)
-    http_options = {"host": config.service.host, "port": config.service.port}
+    service = config.service
+    http_options: dict[str, Any] = {"host": service.host, "port": service.port}
+    if service.tls:
+        http_options |= {"ssl_certfile": str(service.tls.certfile), "ssl_keyfile": str(service.tls.keyfile)}
     try:
         serve.start(proxy_location="HeadOnly", http_options=http_options)
         return serve.run(application, name=names.APPLICATION, route_prefix="/")

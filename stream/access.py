@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import ssl
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from stream.clock import Clock
+from stream.errors import Fault
 from stream.part import Name, Part
 
 Role = Literal["viewer", "operator"]
@@ -67,6 +69,27 @@ class AccessConfig(Part):
         if len(set(names)) < len(names) or len({token.token for token in tokens}) < len(tokens):
             raise ValueError("names and tokens must differ from each other")
         return tokens
+
+
+class TlsConfig(Part):
+    """HTTPS instead of HTTP: a certificate, with those that lead to its authority, and its key, both PEM."""
+
+    certfile: Path
+    keyfile: Path
+
+    def check(self) -> list[Fault]:
+        """Why they cannot be used; keys are those of this part."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for key, path in (("certfile", self.certfile), ("keyfile", self.keyfile)):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                return [Fault(key, f"{path}: {error.strerror or error}")]
+        try:
+            context.load_cert_chain(self.certfile, self.keyfile, password=lambda: "")  # never asks at the terminal
+        except (ssl.SSLError, ValueError) as error:
+            return [Fault("", f"{self.certfile} with {self.keyfile}: {getattr(error, 'reason', None) or error}")]
+        return []
 
 
 @dataclass(frozen=True, slots=True)

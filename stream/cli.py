@@ -182,7 +182,7 @@ def validate(config_path: Path) -> None:
             _, classes[name], _ = describe_model(detector, name, fetch=False)
         except ModelError as error:
             faults.append(Fault(f"detectors.{name}", str(error)))
-    faults += config.class_faults(classes)
+    faults += config.class_faults(classes) + config.service.check_tls()
     if faults:
         raise ConfigError(str(config_path), faults)
     for model in sorted({detector.model_name for detector in config.detectors.values() if detector.model_name}):

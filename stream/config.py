@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from stream.access import AccessConfig, is_loopback
+from stream.access import AccessConfig, TlsConfig, is_loopback
 from stream.errors import Fault
 from stream.logs import LogFormat, LogLevel, LogSettings
 from stream.part import Name, Part, Point, Seconds
@@ -298,8 +298,20 @@ class ServiceConfig(Part):
     aggregators: int = Field(1, ge=1, le=1024)
     state_dir: Path = Path("framewatch-state")
     access: AccessConfig = AccessConfig()
+    tls: TlsConfig | None = None
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    def check_tls(self) -> list[Fault]:
+        """Why the certificate or its key cannot be used; looks at the files."""
+        faults = self.tls.check() if self.tls else []
+        return [Fault(f"service.tls.{fault.key}".rstrip("."), fault.reason) for fault in faults]
 
     @property
     def logs(self) -> LogSettings:
@@ -349,7 +361,7 @@ class PipelineConfig(Part):
     def digest(self) -> str:
         """Changes with everything that actors are made with: not with sources and rules, which can be changed while
         running, nor with how the API is reached."""
-        left_out: Any = {"sources": True, "alerts": True, "service": {"host", "port", "access"}}
+        left_out: Any = {"sources": True, "alerts": True, "service": {"host", "port", "access", "tls"}}
         return hashlib.sha256(repr(self.model_dump(exclude=left_out)).encode()).hexdigest()
 
     def class_faults(self, classes: Mapping[str, Collection[str]]) -> list[Fault]:

@@ -116,13 +116,18 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
             return part if part.path == "-" else part.model_copy(update={"path": str(resolved(Path(part.path)))})
         return connection(part)
 
+    service: dict[str, Any] = {"state_dir": resolved(config.service.state_dir)}
+    if tls := config.service.tls:
+        files = {"certfile": resolved(tls.certfile), "keyfile": resolved(tls.keyfile)}
+        service["tls"] = tls.model_copy(update=files)
+
     return config.model_copy(
         update={
             "detectors": {name: detector(part) for name, part in config.detectors.items()},
             "sources": [source(s) for s in config.sources],
             "sinks": [sink(s) for s in config.sinks],
             "kafka": connection(config.kafka),
-            "service": config.service.model_copy(update={"state_dir": resolved(config.service.state_dir)}),
+            "service": config.service.model_copy(update=service),
         }
     )
 

@@ -38,8 +38,10 @@ async def healthz() -> dict[str, str]:
 async def readyz(response: Response, backend: TheBackend) -> Readiness:
     """Everything is in place; 503 and the reasons otherwise."""
     reconciler = backend.reconciler
-    reasons = [f"{name}: {reason}" for name, reason in reconciler.faults.items()]
+    reasons = [f"{name}: {reason}" for name, reason in (reconciler.faults | reconciler.silent()).items()]
     reasons += [f"{a.name}: {a.sink_fault}" for a in reconciler.aggregates.values() if a.sink_fault]
+    replicas = reconciler.overview.replicas
+    reasons += [f"detector {name}: no replica is at work" for name in backend.config.detectors if not replicas.get(name)]
     if reasons:
         response.status_code = 503
     return Readiness(ready=not reasons, reasons=reasons)

@@ -56,5 +56,8 @@ class Sink(Protocol):
     def spooled(self) -> tuple[int, int]:
         """Bytes on the disk spool, and how many there may be; 0 and 0 without one."""
 
+    def fault(self) -> str:
+        """Why events do not reach their destination at present, without secrets; empty while they do."""
+
     def close(self, timeout_s: float = 10) -> None:
         """Flush, then stop all threads; what is left stays in the spool for the next start."""

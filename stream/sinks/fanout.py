@@ -77,6 +77,9 @@ class FanOut:
     def pending(self) -> int:
         return max((sink.pending() for sink in self._sinks), default=0)
 
+    def fault(self) -> str:
+        return "; ".join(fault for sink in self._sinks if (fault := sink.fault()))
+
     def spooled(self) -> tuple[int, int]:
         sizes = [sink.spooled() for sink in self._sinks]
         return sum(held for held, _ in sizes), sum(room for _, room in sizes)

@@ -135,6 +135,9 @@ class JsonlSink:
         self._flush()
         return self._safe == self._written
 
+    def fault(self) -> str:
+        return ""
+
     def spooled(self) -> tuple[int, int]:
         return 0, 0
 

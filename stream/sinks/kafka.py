@@ -132,6 +132,7 @@ class KafkaSink:
         self._spooled = self._spool.pending if self._spool else 0
         self._drained = 0
         self._away = self._spool_stuck = False
+        self._why_away = ""
         self._retry_s = self._spool_next_s = 0.0
         self._turn_s = self._alone_since_s = time.monotonic()
         self._sender = threading.Thread(target=self._run, name="kafka-sink", daemon=True)
@@ -200,6 +201,9 @@ class KafkaSink:
 
     def pending(self) -> int:
         return self._held + (self._spool.pending if self._spool else 0)
+
+    def fault(self) -> str:
+        return self._why_away if self._away else ""
 
     def spooled(self) -> tuple[int, int]:
         return (self._spool.size_bytes, self._spool.max_bytes) if self._spool else (0, 0)
@@ -329,7 +333,9 @@ class KafkaSink:
             stalled = self._unsettled > 0 and now_s - self._progress_s > STALL_S
         if self._producer is not None:
             if failure or stalled:
-                self._lose(explain(failure, self._config) if failure else f"no acknowledgement for {STALL_S:g} s")
+                self._lose(
+                    explain(failure, self._config) if failure else f"Kafka at {self._servers}: no acknowledgement for {STALL_S:g} s"
+                )
             elif self._away and (self._answered or not self.pending()):
                 self._away = False
                 _log.info("the Kafka sink is back", brokers=self._servers, waiting=self.pending())
@@ -365,6 +371,7 @@ class KafkaSink:
         self._declare_away(reason)
 
     def _declare_away(self, reason: str) -> None:
+        self._why_away = reason
         if not self._away:
             self._away = True
             where = self._spool.folder if self._spool else "memory"

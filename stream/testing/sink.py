@@ -57,6 +57,9 @@ class MemorySink:
         """True unless events are held back."""
         return self._safe == self.written
 
+    def fault(self) -> str:
+        return ""
+
     def spooled(self) -> tuple[int, int]:
         """There is no spool."""
         return 0, 0

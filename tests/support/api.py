@@ -44,6 +44,9 @@ class StillReconciler:
     async def ask(self, name: str, method: str, *what: object, timeout_s: float = 1.0) -> Any:
         raise TimeoutError(f"{name} stands still")
 
+    def silent(self) -> dict[str, str]:
+        return {}
+
     def set_wanted(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule]) -> None:
         self.wanted = [source.id for source in sources], [rule.name for rule in rules]
 

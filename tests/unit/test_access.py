@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stream.access import MAX_ADDRESSES, MAX_FAILURES, AccessConfig, AccessDenied, Caller, Guard, TokenConfig, kept_token
+from stream.access import MAX_ADDRESSES, MAX_FAILURES, AccessConfig, AccessDenied, Caller, Guard, TlsConfig, TokenConfig, kept_token
 from stream.config import ServiceConfig
+from stream.config_file import parse_config
 from stream.testing import ManualClock
+from tests.support.kafka_broker import certificates
 
 OLGA = TokenConfig(name="olga", role="operator", token="operator-0123456789")
 VICTOR = TokenConfig(name="victor", token="viewer-0123456789")
@@ -124,3 +126,25 @@ def test_weak_tokens_are_refused_and_not_shown(token: str) -> None:
 def test_tokens_differ(other: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="must differ"):
         AccessConfig(tokens=[OLGA, VICTOR.model_copy(update=other)])
+
+
+def test_a_certificate_and_its_key_are_looked_at(tmp_path: Path) -> None:
+    made = certificates(tmp_path / "made", names=("ca",))
+    assert TlsConfig(certfile=made["cert"], keyfile=made["key"]).check() == []
+    (wrong,) = TlsConfig(certfile=made["cert"], keyfile=tmp_path / "made" / "ca.key").check()
+    assert (wrong.key, "KEY_VALUES_MISMATCH" in wrong.reason) == ("", True)
+    (missing,) = TlsConfig(certfile=made["cert"], keyfile=tmp_path / "none.pem").check()
+    assert missing.key == "keyfile"
+    (no_certificate,) = TlsConfig(certfile=made["key"], keyfile=made["key"]).check()
+    assert no_certificate.key == ""
+
+
+def test_tls_in_the_config(tmp_path: Path) -> None:
+    tls = {"certfile": "cert.pem", "keyfile": "/etc/key.pem"}
+    service = {"host": "::1", "port": 8443, "tls": tls}
+    config = parse_config({"detectors": {"people": {"model": "m.onnx"}}, "service": service}, "test", tmp_path)
+    assert config.service.url == "https://[::1]:8443"
+    assert config.service.tls is not None
+    assert (config.service.tls.certfile, config.service.tls.keyfile) == (tmp_path / "cert.pem", Path("/etc/key.pem"))
+    assert [fault.key for fault in config.service.check_tls()] == ["service.tls.certfile"]
+    assert config.digest() == config.model_copy(update={"service": ServiceConfig(state_dir=config.service.state_dir)}).digest()

@@ -143,9 +143,12 @@ def test_the_service_tells_who_asks(app: FastAPI) -> None:
 
 
 def test_readiness_names_what_is_missing(app: FastAPI, anonymous: Client) -> None:
-    app.state.backend.reconciler.faults = {"ingest-0": "it died"}
+    reconciler = app.state.backend.reconciler
+    assert anonymous.get("/readyz").json() == {"ready": True, "reasons": []}
+    reconciler.faults, reconciler.overview.replicas = {"ingest-0": "it died"}, {"people": 0}
     try:
         answer = anonymous.get("/readyz")
     finally:
-        app.state.backend.reconciler.faults = {}
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": ["ingest-0: it died"]})
+        reconciler.faults, reconciler.overview.replicas = {}, {"people": 1}
+    reasons = ["ingest-0: it died", "detector people: no replica is at work"]
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": reasons})

@@ -202,6 +202,9 @@ class ManualSink:
         self.flushed_in_s = timeout_s
         return self.safe == self.written
 
+    def fault(self) -> str:
+        return ""
+
     def spooled(self) -> tuple[int, int]:
         return 100, 1000
 
