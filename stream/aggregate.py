@@ -25,6 +25,7 @@ from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
+from stream.evidence.requests import EvidenceRequests, SeenFrame
 from stream.expected import Expected
 from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
@@ -130,8 +131,9 @@ class Aggregator:
         self.sink_fault = ""
         self._sink_failed = self._save_failed = False
         self._lock = threading.RLock()
-        self._alerts = AlertEngine(config.alerts)
+        self._alerts = AlertEngine(config.alerts, config.evidence)
         metrics.rules([rule.name for rule in config.alerts])
+        self._evidence = EvidenceRequests(config.alerts, clock, metrics)
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
         self._acknowledged: deque[tuple[str, float, _Stamps]] = deque()
@@ -153,6 +155,7 @@ class Aggregator:
                 self._saved["sources"].pop(source_id, None)
                 cleared += self._alerts.forget(source_id, clock.time())
             self._slo.restore(self._saved["slo"])
+            self._evidence.restore(self._saved.get("evidence", ()))
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
             self._alert_news.restore(self._saved.get("news", []), AlertEvent.model_validate)
@@ -195,6 +198,7 @@ class Aggregator:
         self._write_all(self._sources.pop(source_id).counter.finish())
         self._raise(self._alerts.forget(source_id, self._clock.time()))
         self._slo.remove(source_id)
+        self._evidence.forget(source_id)
         self._metrics.remove_source(source_id)
 
     # -- input
@@ -210,7 +214,7 @@ class Aggregator:
             if number > self._numbers.get(sender, 0):
                 match message:
                     case DetectedBatch():
-                        self._process_batch(message)
+                        self._process_batch(message, sender)
                     case SourceState():
                         self._source_state(message)
                     case SourceFinished():
@@ -222,27 +226,31 @@ class Aggregator:
                 if len(self._numbers) > MAX_SENDERS:
                     self._numbers.pop(next(iter(self._numbers)))
             self._commit()
-            return Receipt(self.incarnation, True, self._safe.get(sender, 0), self._emit.most_s)
+            return self._receipt(sender, number)
 
     def progress(self, sender: str) -> Receipt:
         """Commit what can be committed, and tell how far the sender's messages are safe."""
         with self._lock:
             self._commit()
-            return Receipt(self.incarnation, True, self._safe.get(sender, 0), self._emit.most_s)
+            return self._receipt(sender, None)
 
-    def _process_batch(self, batch: DetectedBatch) -> None:
+    def _receipt(self, sender: str, number: int | None) -> Receipt:
+        safe, evidence = self._safe.get(sender, 0), self._evidence.hand_out(sender, number)
+        return Receipt(self.incarnation, True, safe, self._emit.most_s, evidence)
+
+    def _process_batch(self, batch: DetectedBatch, sender: str) -> None:
         cpu_s, shift_s = time.thread_time(), 0.0
         if batch.boot_id != boot_id():  # another host's monotonic clock: bridge it by wall time
             shift_s = self._clock.monotonic() - (batch.detected_s + self._clock.time() - batch.sent_at)
         try:
             for info, detections in zip(batch.frames, batch.detections, strict=True):
-                self._process_frame(batch, info, detections, shift_s)
+                self._process_frame(batch, info, detections, shift_s, sender)
         finally:
             self._traceparent = None
         self.cpu_s += time.thread_time() - cpu_s
         self._cpu.tell(track=self.cpu_s - self.emitting.cpu_s, emit=self.emitting.cpu_s)
 
-    def _process_frame(self, batch: DetectedBatch, info: FrameInfo, detections: Detections, shift_s: float) -> None:
+    def _process_frame(self, batch: DetectedBatch, info: FrameInfo, detections: Detections, shift_s: float, sender: str) -> None:
         analyser = self._sources.get(info.source_id)
         if analyser is None:
             self._metrics.removed()  # not by source: that would begin its series again
@@ -282,7 +290,11 @@ class Aggregator:
         analyser.tally.observe(observation)
         analyser.recent.append(Seen(info.key, event, observation.occupancy))
         self._write_all(analyser.counter.windows())
-        self._raise(self._alerts.observe(observation))
+        source = analyser.config
+        self._evidence.saw(
+            sender, SeenFrame(info, objects, detections, analyser.confidence, observation, source.zones, source.lines)
+        )
+        self._raise(self._alerts.observe(observation), info.source_id)
 
     def _source_state(self, change: SourceState) -> None:
         analyser = self._sources.get(change.source_id)
@@ -291,7 +303,7 @@ class Aggregator:
         if change.online != analyser.online:  # an ingest process that was restarted says again what is known
             analyser.online = change.online
             self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
-        self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s))
+        self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s), change.source_id)
 
     def _finish(self, source_id: str) -> None:
         analyser = self._sources.get(source_id)
@@ -306,17 +318,18 @@ class Aggregator:
                 if analyser.online is not None:
                     self._metrics.source_up(source_id, analyser.online)
                 if analyser.online is False:
-                    self._raise(self._alerts.source_state(source_id, False, at_s))
+                    self._raise(self._alerts.source_state(source_id, False, at_s), source_id)
                 idle_s = now_s - analyser.seen_s - analyser.patience_s
                 if analyser.config.live and analyser.t_s and analyser.seen_s and idle_s > IDLE_S:
                     observation = analyser.counter.advance(analyser.t_s + idle_s)
                     analyser.tally.observe(observation)
-                    self._raise(self._alerts.observe(observation))
+                    self._raise(self._alerts.observe(observation), source_id)
                     self._write_all(analyser.counter.windows())
             if not self._sink_failed:
                 self.sink_fault = ""
             self._sink_failed = False
             self._judge_slo()
+            self._evidence.expire()
             self._commit()
             self._metrics.sink(self._sink.pending(), self._sink.dropped(), self._sink.spooled())
 
@@ -367,10 +380,12 @@ class Aggregator:
         for event in events:
             self._write(event)
 
-    def _raise(self, alerts: list[AlertEvent]) -> None:
-        """Alerts are in the checkpoint, together with the state that raised them, before they go out."""
+    def _raise(self, alerts: list[AlertEvent], source_id: str) -> None:
+        """Alerts are in the checkpoint, together with the state that raised them, before they go out. What was observed of
+        ``source_id`` changed them."""
         if not alerts:
             return
+        self._evidence.ask(alerts, source_id)
         if self._checkpoint:
             flushed = self._sink.flush(ALERT_FLUSH_S)
             self._save(self._take_snapshot(alerts), safe=flushed)
@@ -413,6 +428,7 @@ class Aggregator:
                 "slo": self._slo.state(),
                 "numbers": dict(self._numbers),
                 "news": self._alert_news.state(),
+                "evidence": self._evidence.state(),
                 "pending_alerts": [alert.model_dump(mode="json", by_alias=True) for alert in pending],
             }
         else:

@@ -41,6 +41,8 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from stream.events import AlertEvent, event_id, timestamp
+from stream.evidence.address import links, public_root
+from stream.evidence.settings import EvidenceConfig
 from stream.observation import Observation
 from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, Schedule, SourceOfflineRule
 
@@ -100,6 +102,7 @@ class _Machine:
         self.memory = _Memory()
         self.reading = _Reading()
         self.last: AlertEvent | None = None
+        self.evidence_root: str | None = None
         self._timezone = ZoneInfo(rule.schedule.timezone) if rule.schedule else None
 
     @property
@@ -199,6 +202,9 @@ class _Machine:
             raised_at=raised_at,
             at=at,
             track_ids=None if reading.track_ids is None else list(reading.track_ids),
+            evidence=links(self.evidence_root, self.rule.evidence, self.source_id, raised_at, alert_id)
+            if self.evidence_root and self.rule.evidence
+            else None,
         )
         m.sent, m.sent_s, m.sent_ids = m.peak, t_s, reading.track_ids or ()
         return self.last
@@ -279,9 +285,11 @@ class AlertEngine:
 
     Args:
         rules: with different names.
+        evidence: where the pictures and clips of those rules that ask for some are kept.
     """
 
-    def __init__(self, rules: Sequence[AlertRule]):
+    def __init__(self, rules: Sequence[AlertRule], evidence: EvidenceConfig | None = None):
+        self._evidence_root = public_root(evidence) if evidence is not None else None
         self._begin(rules)
 
     def _begin(self, rules: Sequence[AlertRule]) -> None:
@@ -406,6 +414,7 @@ class AlertEngine:
             self._add(_Machine(rule, source_id, source_id), [source_id])
 
     def _add(self, machine: _Machine, source_ids: Sequence[str]) -> None:
+        machine.evidence_root = self._evidence_root
         self._machines[machine.rule.name, machine.rule.type, machine.target] = machine
         order = {name: i for i, name in enumerate(self._rules)}
         for source_id in source_ids:

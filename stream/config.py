@@ -17,9 +17,10 @@ from pydantic import Field, field_validator, model_validator
 
 from stream.access import AccessConfig, TlsConfig, is_loopback
 from stream.errors import Fault
+from stream.evidence.settings import EvidenceConfig
 from stream.logs import LogFormat, LogLevel, LogSettings
 from stream.part import Name, Part, Point, Seconds
-from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule
+from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule, watches
 from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
 from stream.telemetry import MetricsConfig, TracingConfig
@@ -344,6 +345,7 @@ class PipelineConfig(Part):
     metrics: MetricsConfig = MetricsConfig()
     tracing: TracingConfig = TracingConfig()
     service: ServiceConfig = ServiceConfig()
+    evidence: EvidenceConfig | None = None
 
     def detector_of(self, source: SourceConfig) -> str:
         """Name of the source's detector: its own, else the first."""
@@ -399,6 +401,15 @@ class PipelineConfig(Part):
         for i, rule in enumerate(self.alerts):
             if rule.name in rules[:i]:
                 found.append(Fault(f"alerts.{i}.name", f"{rule.name!r} is used twice"))
+            if rule.evidence is not None and self.evidence is None:
+                found.append(Fault(f"alerts.{i}.evidence", "there is no place for it: set a top-level evidence: with its url"))
+            if rule.evidence is not None and rule.evidence.clip:
+                kafka = [source.id for source in self.sources if source.scheme == "kafka" and watches(rule, source.id)]
+                if kafka:
+                    reason = (
+                        f"{_names(kafka)} is kafka://, whose records are no stream of packets to cut from; a picture can be had"
+                    )
+                    found.append(Fault(f"alerts.{i}.evidence.clip", reason))
             match rule:
                 case CrowdRule():
                     for path in rule.zone_paths:

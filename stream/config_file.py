@@ -27,6 +27,7 @@ from stream.config import (
     ZoneConfig,
 )
 from stream.errors import ConfigError, Fault
+from stream.evidence.settings import EvidenceConfig
 from stream.redact import redact
 from stream.rules import AlertRule, SourceOfflineRule
 
@@ -116,6 +117,11 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
             return part if part.path == "-" else part.model_copy(update={"path": str(resolved(Path(part.path)))})
         return connection(part)
 
+    def evidence(part: EvidenceConfig | None) -> EvidenceConfig | None:
+        if part is None or "://" in part.url:
+            return part
+        return part.model_copy(update={"url": str(resolved(Path(part.url)))})
+
     service: dict[str, Any] = {"state_dir": resolved(config.service.state_dir)}
     if tls := config.service.tls:
         files = {"certfile": resolved(tls.certfile), "keyfile": resolved(tls.keyfile)}
@@ -128,6 +134,7 @@ def _resolve_paths(config: PipelineConfig, base: Path) -> PipelineConfig:
             "sinks": [sink(s) for s in config.sinks],
             "kafka": connection(config.kafka),
             "service": config.service.model_copy(update=service),
+            "evidence": evidence(config.evidence),
         }
     )
 
@@ -222,6 +229,7 @@ def _outline(data: dict[str, Any]) -> PipelineConfig:
         alerts=rules,
         sinks=[any_broker for part in parts(data.get("sinks")) if part.get("type") == "kafka"],
         kafka=any_broker if data.get("kafka") else None,
+        evidence=EvidenceConfig(url="any") if data.get("evidence") else None,
     )
 
 

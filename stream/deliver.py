@@ -22,11 +22,13 @@ from typing import Protocol
 
 from stream.errors import Retryable
 from stream.events import DeadLetter
+from stream.evidence.requests import EvidenceRequest
 from stream.frame import DetectedBatch
 
 MAX_UNSAFE = 2000  # messages of small arrays, 10 to 100 kB each at most; then the sender waits
 RETRY_S = 0.2
 FULL_WAIT_S = 0.05
+IDLE_CALLS = 4  # of ``progress``, after which an aggregator is asked that has nothing to tell but what evidence it wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class Receipt:
         accepted: False if the sender expected another incarnation; nothing was processed then.
         safe: number of this sender's last message that is safe, with all before it.
         emit_s: what nearly all frames took lately from the detector's answer to the acknowledgement by all sinks.
+        evidence: what the sender is asked to make of its frames; the same more than once, see ``EvidenceRequests``.
     """
 
     incarnation: str
     accepted: bool
     safe: int
     emit_s: float = 0.0
+    evidence: tuple[EvidenceRequest, ...] = ()
 
 
 class Receiver(Protocol):
@@ -91,6 +95,12 @@ class Delivery:
         self._stopped = threading.Event()
         self._lanes = [_Lane(receiver, self._stopped) for receiver in receivers]
         self._shard = shard
+
+    def evidence_to(self, ask: Callable[[EvidenceRequest], None]) -> None:
+        """Hand on what the aggregators ask for to ``ask``, which must not block; they are asked now and then also while
+        nothing is sent. To be called before the first ``send``."""
+        for lane in self._lanes:
+            lane.ask = ask
 
     def send(self, message: Message) -> None:
         """Hand over one message; a batch is split by aggregator, keeping its order."""
@@ -143,7 +153,9 @@ class _Lane:
     """The messages of one sender to one aggregator."""
 
     def __init__(self, receiver: Receiver, stopped: threading.Event):
+        self.ask: Callable[[EvidenceRequest], None] | None = None
         self._receiver, self._stopped = receiver, stopped
+        self._idle = 0  # calls of progress since the last answer
         self._sender = uuid.uuid4().hex
         self._number = 0
         self._incarnation: str | None = None
@@ -169,7 +181,9 @@ class _Lane:
     def progress(self, spare: bool) -> dict[str, int]:
         with self._lock:
             answered, self._answered = self._answered, False
-            if self._unsafe and not (spare and answered):
+            self._idle = 0 if answered else self._idle + 1
+            wanted = self._unsafe or (self.ask is not None and self._number and self._idle % IDLE_CALLS == 0)
+            if wanted and not (spare and answered):
                 self._ask_progress()
             return dict(self._safe_frames)
 
@@ -183,6 +197,7 @@ class _Lane:
             receipt = self._receiver.progress(self._sender)
         except Retryable:
             return
+        self._hand_on(receipt)
         if receipt.incarnation == self._incarnation:
             self._settle(receipt.safe)
         else:
@@ -198,12 +213,18 @@ class _Lane:
                 self._stopped.wait(RETRY_S)
                 continue
             self._incarnation, self._answered, self.emit_s = receipt.incarnation, True, receipt.emit_s
+            self._hand_on(receipt)
             if receipt.accepted:
                 safe = receipt.safe
                 del messages[0]
             else:
                 messages = list(self._unsafe)
         self._settle(safe)
+
+    def _hand_on(self, receipt: Receipt) -> None:
+        if self.ask is not None:
+            for request in receipt.evidence:
+                self.ask(request)
 
     def _settle(self, safe: int) -> None:
         while self._unsafe and self._unsafe[0][0] <= safe:

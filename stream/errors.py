@@ -12,6 +12,8 @@
     │   ├── SourceTruncated     what could be read was read, then the input broke off
     │   └── SourceUnavailable   (Retryable) refused, timed out, stalled, or ended where it should not
     ├── TrainingError           the loss is no longer a number, or what was trained cannot be written or exported
+    ├── EvidenceError           a picture or clip of an alert cannot be made; carries the reason under which it is counted
+    ├── EvidenceMissing         there is no such picture or clip, or not yet, or not any more
     ├── RecordError             one poison Kafka record; it becomes a dead letter
     ├── PictureError            a picture that was sent for detection cannot be used
     ├── DetectorError           the model failed on a batch
@@ -101,6 +103,26 @@ class SourceTruncated(SourceError):
 
 class SourceUnavailable(SourceError, Retryable):
     """The source cannot be reached at present, or stopped sending."""
+
+
+class EvidenceError(FramewatchError):
+    """A picture or clip of an alert cannot be made. ``reason`` is one of
+
+    - ``not_in_buffer``: its packets are not held any more, or never were;
+    - ``undecodable``; ``untimed``: packets without times, which cannot be put into a clip; ``codec``: MP4 does not take it;
+    - ``store``: it cannot be written or read.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+    def __reduce__(self) -> tuple[type["EvidenceError"], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class EvidenceMissing(FramewatchError):
+    """There is no such picture or clip: it was not made, is not made yet, or has expired."""
 
 
 class RecordError(FramewatchError):

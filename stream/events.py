@@ -113,6 +113,15 @@ class CountsEvent(Event):
         return f"{self.source_id}/{self.zone if self.zone is not None else self.line}"
 
 
+class EvidenceLinks(BaseModel):
+    """Where the picture and the clip of an alert lie. They follow within seconds, and expire; reading may need credentials."""
+
+    model_config = ConfigDict(frozen=True)
+
+    picture: str | None = None
+    clip: str | None = None
+
+
 class AlertEvent(Event):
     """A state change of an alert; all changes of one alert share ``alert_id``."""
 
@@ -129,6 +138,7 @@ class AlertEvent(Event):
     raised_at: Timestamp
     at: Timestamp
     track_ids: list[int] | None = None
+    evidence: EvidenceLinks | None = None
 
     @property
     def key(self) -> str:

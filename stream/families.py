@@ -106,6 +106,7 @@ FAMILIES = (
     _gauge("sink_spool_limit_bytes", "bytes", "aggregator", "", "Room of the sinks' spools together."),
     _counter("spans", "spans", "aggregator", "outcome", "Spans of traced frames: sent, failed, dropped."),
     _gauge("alerts_active", "alerts", "aggregator", "rule", "Alerts raised and not cleared.", ray=True),
+    _counter("evidence", "files", "ingest aggregator", "outcome reason", "Pictures and clips: written, failed, lost, expired."),
     # the service
     _info("build", "1", "control", "version python ray", "What runs."),
     _gauge("actors", "actors", "control", "kind", "Actors that answer: ingest, aggregator.", ray=True),

@@ -17,6 +17,7 @@ from stream.deliver import Delivery
 from stream.detections import Detections
 from stream.detectors.registry import ModelDescription
 from stream.dispatch import DetectorClient, Dispatcher
+from stream.evidence.desk import EvidenceDesk
 from stream.frame import Frame
 from stream.gate import Gate, Presence
 from stream.logs import get_logger
@@ -64,6 +65,9 @@ class Ingest:
         self._clock, self._metrics, self._on_frame = clock, metrics, on_frame
         self.failure: Exception | None = None
         self.viewfinder = Viewfinder(clock, metrics)
+        self._desk = EvidenceDesk(config.evidence, config.alerts, clock, metrics) if config.evidence is not None else None
+        if self._desk is not None:
+            delivery.evidence_to(self._desk.ask)
         self._workers: dict[str, SourceWorker] = {}
         self._leaving: set[str] = set()
         self._allowance, self._running = Allowance(), set[str]()
@@ -133,6 +137,7 @@ class Ingest:
             pictures=self._on_frame is not None,
             viewfinder=self.viewfinder,
             allowance=self._allowance,
+            recorder=self._desk.recorder(source.id) if self._desk is not None else None,
         )
         worker = SourceWorker(source, parts, batcher, self._delivery, self._clock, self._metrics)
         worker.start()
@@ -147,6 +152,8 @@ class Ingest:
         self._batchers[self._config.detector_of(worker.config)].remove_source(worker.config.id)
         self._workers.pop(worker.config.id, None)
         self._delivery.forget(worker.config.id)
+        if self._desk is not None:
+            self._desk.forget(worker.config.id)
         self._metrics.remove_source(worker.config.id)
         self.viewfinder.forget(worker.config.id)
 
@@ -221,6 +228,8 @@ class Ingest:
             dispatcher.close()
         self._closed.set()
         self._progress_thread.join()
+        if self._desk is not None:
+            self._desk.close()
         self._delivery.close()
         patience.cancel()
 

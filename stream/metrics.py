@@ -192,6 +192,11 @@ class Metrics:
         for rule, count in active.items():
             self._gauge("alerts_active", rule).set(count)
 
+    def evidence(self, outcome: Literal["written", "failed", "lost", "expired"], reason: str) -> None:
+        """Count a picture or clip: ``written`` (the reason is its kind), ``failed`` and ``lost`` (why: see ``EvidenceError``),
+        or deleted because of its ``age`` or the store's ``size``."""
+        self._counter("evidence", outcome, reason).inc()
+
     def remove_source(self, source_id: str) -> None:
         """Take the source's series away. A later call about it would begin them anew, so call this last."""
         self._dropped.pop(source_id, None)

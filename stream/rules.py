@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from stream.evidence.settings import RuleEvidence
 from stream.part import Name, Part, Seconds
 
 Severity = Literal["info", "warning", "critical"]
@@ -41,6 +42,7 @@ class Rule(Part):
     clear_for_s: Seconds = 0
     cooldown_s: Seconds = 0
     schedule: Schedule | None = None
+    evidence: RuleEvidence | None = None
 
     @property
     def targets(self) -> list[str]:
@@ -132,3 +134,17 @@ class SourceOfflineRule(Rule):
 
 
 AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]
+
+
+def watches(rule: AlertRule, source_id: str) -> bool:
+    """Whether an alert of this rule may be about that source."""
+    match rule:
+        case CrowdRule():
+            paths = rule.zone_paths
+        case LineRule():
+            paths = [rule.line]
+        case SourceOfflineRule():
+            return rule.source in ("*", source_id)
+        case _:
+            paths = [rule.zone]
+    return any(path.partition("/")[0] == source_id for path in paths)

@@ -20,6 +20,7 @@ from stream.detectors.base import InputSpec
 from stream.effort import Effort, Level
 from stream.errors import SourceError, SourceUnavailable
 from stream.events import DeadLetter
+from stream.evidence.packets import Recorder
 from stream.frame import Frame, FrameInfo, Ticket, Uint8Array
 from stream.gate import Gate
 from stream.intake import Intake, IntakeTally, Outcomes, Sampled
@@ -79,6 +80,7 @@ class SourceParts:
         pictures: keep each analysed frame at full size as well.
         viewfinder: shows the frames to whoever looks; nobody does without one.
         allowance: what the machine can bear, shared by the sources of a process.
+        recorder: keeps the newest packets, for the evidence of alerts.
     """
 
     spec: InputSpec
@@ -87,6 +89,7 @@ class SourceParts:
     pictures: bool = False
     viewfinder: Viewfinder | None = None
     allowance: Allowance | None = None
+    recorder: Recorder | None = None
 
 
 class SourceWorker:
@@ -171,6 +174,8 @@ class SourceWorker:
         self._viewfinder.left(info)
         now_s = self._clock.monotonic()
         self._effort.frame(None if detections is None else self._batcher.used(info, now_s), now_s)
+        if self._parts.recorder is not None:
+            self._parts.recorder.answered(info.session, info.pts_s)
         with self._sent_lock:
             self._sent -= 1
 
@@ -223,7 +228,7 @@ class SourceWorker:
 
     def _read(self) -> None:
         """Open the source and read it to its end."""
-        gate, scaler = self._parts.gate, self._scaler
+        gate, scaler, recorder = self._parts.gate, self._scaler, self._parts.recorder
 
         def scale(decoded: DecodedFrame) -> Uint8Array:
             return scaler.scale(decoded.frame)
@@ -239,6 +244,8 @@ class SourceWorker:
             outcomes = Outcomes(self._tally, dropped, self._answered, hopeless)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
+            if recorder is not None:
+                recorder.begin(source)
             try:
                 for packet in source.packets():
                     if self._stopping.is_set():
@@ -246,6 +253,8 @@ class SourceWorker:
                     if isinstance(packet, DeadLetter):
                         self._delivery.send(packet)
                     elif packet is not None:
+                        if recorder is not None:
+                            recorder.keep(packet)
                         self._take(source, intake.frames(packet))
                     if self._safe > committed:
                         committed = self._safe
@@ -253,6 +262,8 @@ class SourceWorker:
                 else:
                     ended = True
             finally:
+                if recorder is not None:
+                    recorder.end()
                 if not self._stopping.is_set():
                     self._take(source, intake.flush())
                 if not self.config.live:
@@ -318,6 +329,8 @@ class SourceWorker:
                 self._clock.sleep(HELD_POLL_S)
         with self._sent_lock:
             self._sent += 1
+        if self._parts.recorder is not None:
+            self._parts.recorder.sent(frame.info.pts_s)
         self._last_sent = frame.info.frame_index
         if not self._batcher.put(frame):
             self.frame_done(frame.info, None)

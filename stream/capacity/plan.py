@@ -125,7 +125,7 @@ def plan(config: PipelineConfig, clip: Clip, folder: Path, *, own_sinks: bool) -
         access=AccessConfig(enabled=False),  # on loopback, for as long as it measures
         state_dir=folder / "state",
     )
-    update: dict[str, Any] = {"detectors": detectors, "sources": [], "alerts": [], "service": service}
+    update: dict[str, Any] = {"detectors": detectors, "sources": [], "alerts": [], "evidence": None, "service": service}
     if own_sinks:
         update["sinks"] = [JsonlSinkConfig(type="jsonl", path=str(folder / "events.jsonl"))]
     return Plan(config.model_copy(update=update), tuple(_playing(source, config, clip) for source in config.sources), clip)

@@ -78,7 +78,7 @@ OPTIONAL_1: dict[str, dict[str, str]] = {
         "tracks": "integer",
         "crossings": "object",
     },
-    "alerts": {"zone": "string", "line": "string"},
+    "alerts": {"zone": "string", "line": "string", "evidence": "#/$defs/EvidenceLinks"},
 }
 NESTED_1: dict[str, dict[str, dict[str, str]]] = {
     "tracks": {
