@@ -19,6 +19,7 @@ from stream.detectors.registry import ModelDescription
 from stream.ingest import Ingest
 from stream.logs import configure_process
 from stream.metrics import Metrics
+from stream.rules import AlertRule
 from stream.viewfinder import Look, Picture
 from stream.worker import SourceStatus
 
@@ -72,11 +73,12 @@ class IngestActor:
         index = self._shards.get(source_id)
         return shard_of(source_id, self._aggregators) if index is None else index
 
-    def set_sources(self, sources: Sequence[SourceConfig], shards: Mapping[str, int]) -> IngestStatus:
-        """Read exactly these sources, and say how they are. ``shards``: aggregator index by source id."""
+    def set_sources(self, sources: Sequence[SourceConfig], shards: Mapping[str, int], rules: Sequence[AlertRule]) -> IngestStatus:
+        """Read exactly these sources, and say how they are. ``shards``: aggregator index by source id; ``rules``: all that
+        there are, for their evidence."""
         self._lease.renew()
         self._shards = dict(shards)
-        self._ingest.set_sources(sources)
+        self._ingest.set_sources(sources, rules)
         return IngestStatus(self._cores(), self._ingest.status(), self._ingest.leaving())
 
     def pictures(self, looks: Mapping[str, Look]) -> dict[str, Picture]:

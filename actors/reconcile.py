@@ -162,7 +162,7 @@ class Reconciler:
                 # Zones and lines are the aggregators' concern: a change of them opens no camera anew.
                 return [sources[i].model_copy(update={"zones": [], "lines": []}) for i in mine]
 
-            answers = await asyncio.gather(*(tell(name, read_by(name), shard) for name in ingests))
+            answers = await asyncio.gather(*(tell(name, read_by(name), shard, rules) for name in ingests))
             known = self._leaving
             self._leaving = {n: a.leaving if a else known.get(n, []) for n, a in zip(ingests, answers, strict=True)}
             return answers

@@ -191,6 +191,7 @@ class Aggregator:
                     fresh.restore(self._saved["sources"].pop(source_id))
                 self._sources[source_id] = fresh
             if rules is not None:
+                self._evidence.set_rules(rules)
                 self._raise(self._alerts.set_rules(rules, self._clock.time()))
                 self._metrics.rules([rule.name for rule in rules])
 
@@ -380,9 +381,9 @@ class Aggregator:
         for event in events:
             self._write(event)
 
-    def _raise(self, alerts: list[AlertEvent], source_id: str) -> None:
+    def _raise(self, alerts: list[AlertEvent], source_id: str = "") -> None:
         """Alerts are in the checkpoint, together with the state that raised them, before they go out. What was observed of
-        ``source_id`` changed them."""
+        ``source_id`` raised those that are new."""
         if not alerts:
             return
         self._evidence.ask(alerts, source_id)

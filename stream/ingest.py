@@ -22,6 +22,7 @@ from stream.frame import Frame
 from stream.gate import Gate, Presence
 from stream.logs import get_logger
 from stream.metrics import Metrics
+from stream.rules import AlertRule
 from stream.viewfinder import Look, Picture, Viewfinder
 from stream.worker import SourceParts, SourceStatus, SourceWorker
 
@@ -98,13 +99,16 @@ class Ingest:
         self._progress_thread = threading.Thread(target=self._follow_progress, name="progress", daemon=True)
         self._progress_thread.start()
 
-    def set_sources(self, sources: Sequence[SourceConfig]) -> None:
-        """Read exactly these sources from now on; those whose settings are unchanged are not touched.
+    def set_sources(self, sources: Sequence[SourceConfig], rules: Sequence[AlertRule] | None = None) -> None:
+        """Read exactly these sources from now on; those whose settings are unchanged are not touched. ``rules``: whose alerts
+        may have evidence (None: those there are).
 
         One that was read and is to be read otherwise, or no more, ends first. Where that takes long (a camera that does not
         answer), it is ``leaving``, and a later call begins what comes after it.
         """
         with self._lock:
+            if self._desk is not None and rules is not None:
+                self._desk.set_rules(rules)
             wanted = {source.id: source for source in sources}
             for source_id, worker in self._workers.items():
                 if wanted.get(source_id) != worker.config:
