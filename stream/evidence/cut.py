@@ -13,6 +13,8 @@ from stream.errors import EvidenceError
 from stream.evidence.packets import KeptPacket
 
 ANY_PACKET = b"\0\0\1\x09\x10"  # an access unit delimiter of H.264; other codecs are not asked to understand it
+CODECS = ("h264", "hevc", "av1", "mpeg4", "mjpeg")  # of which MP4 tells all that a player must know
+MP4 = {"movflags": "+faststart"}
 TAGS = {"hevc": "hvc1"}  # what Apple's players and browsers want
 
 
@@ -65,6 +67,8 @@ def cut(packets: Sequence[KeptPacket], width: int, height: int) -> bytes:
 def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int) -> None:
     parameters, time_base = packets[0].parameters, packets[0].time_base
     name = av.Codec(parameters.codec, "r").canonical_name
+    if name not in CODECS:
+        raise EvidenceError("codec", f"no clips are made of {name}")
     with av.open(_template(name), "r", format="nut") as template, av.open(str(path), "w", options=MP4) as container:
         stream = container.add_stream_from_template(template.streams.video[0], opaque=True)
         context = stream.codec_context
@@ -74,16 +78,14 @@ def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int) -
         stream.time_base = time_base
         start = _dts(packets[0])
         last = -1
+        usual = (_dts(packets[-1]) - start) // max(1, len(packets) - 1)  # the last picture must be shown for a while, too
         for packet in packets:
             data = av.Packet(packet.data)
             last = max(last + 1, round((_dts(packet) - start) * packet.time_base / time_base))
             shown = round(((packet.pts or 0) - start) * packet.time_base / time_base)
             data.time_base, data.dts, data.pts = time_base, last, max(last, shown)
-            data.duration, data.is_keyframe, data.stream = packet.duration, packet.key, stream
+            data.duration, data.is_keyframe, data.stream = packet.duration or usual, packet.key, stream
             container.mux(data)
-
-
-MP4 = {"movflags": "+faststart"}
 
 
 def _dts(packet: KeptPacket) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -34,35 +35,52 @@ class Stored:
 
 
 class Store:
-    """One place for evidence. Any number of processes may use the same one.
+    """One place for evidence. Any number of processes may use the same one; a ``Store`` is for one thread at a time.
+
+    It connects when it is used, and anew after an error: servers hang up on those who are silent.
 
     Raises:
         EvidenceError: by every method: ``store``, with a reason that holds no secret.
     """
 
     def __init__(self, config: EvidenceConfig):
-        with _explained():
-            made = fsspec.core.url_to_fs(config.url, **config.options)
-        self._fs: Any = made[0]
-        self._root = str(made[1]).rstrip("/")
-        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
-        self._renames = bool(protocols & RENAMING)
+        self._config = config
+        self._fs: Any = None
+        self._root = ""
+        self._renames = False
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The file system. Those of fsspec raise errors of libraries that are not known here."""
+        try:
+            if self._fs is None:
+                # Not one of fsspec's cached instances: a connection is for one thread.
+                self._fs, root = fsspec.core.url_to_fs(self._config.url, skip_instance_cache=True, **self._config.options)
+                self._root = str(root).rstrip("/")
+                protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+                self._renames = bool(protocols & RENAMING)
+            yield self._fs
+        except FileNotFoundError:
+            raise EvidenceMissing("there is no such file") from None
+        except Exception as error:  # noqa: BLE001 - see above
+            self._fs = None
+            raise EvidenceError("store", f"{type(error).__name__}: {reason(error)}") from None
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole, in the place of one that may be there."""
-        target = f"{self._root}/{path}"
-        with _explained():
-            self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        with self._connected() as fs:
+            target = f"{self._root}/{path}"
+            fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             if not self._renames:
-                self._fs.pipe_file(target, data)
+                fs.pipe_file(target, data)
                 return
             part = f"{target}.{secrets.token_hex(4)}.part"
             try:
-                self._fs.pipe_file(part, data)
-                self._fs.mv(part, target)
+                fs.pipe_file(part, data)
+                fs.mv(part, target)
             except BaseException:
-                if self._fs.exists(part):
-                    self._fs.rm_file(part)
+                with contextlib.suppress(Exception):
+                    fs.rm_file(part)
                 raise
 
     def open(self, path: str) -> IO[bytes]:
@@ -71,8 +89,9 @@ class Store:
         Raises:
             EvidenceMissing: it is not there.
         """
-        with _explained():
-            return cast("IO[bytes]", self._fs.open(f"{self._root}/{path}", "rb"))
+        with self._connected() as fs:
+            fs.invalidate_cache()
+            return cast("IO[bytes]", fs.open(f"{self._root}/{path}", "rb"))
 
     def folders(self, path: str = "") -> list[str]:
         """Names of the folders in a folder, in their order."""
@@ -90,28 +109,30 @@ class Store:
 
     def _entries(self, path: str) -> list[dict[str, Any]]:
         try:
-            with _explained():
-                self._fs.invalidate_cache()
-                return cast("list[dict[str, Any]]", self._fs.ls(f"{self._root}/{path}".rstrip("/"), detail=True))
+            with self._connected() as fs:
+                fs.invalidate_cache()
+                return cast("list[dict[str, Any]]", fs.ls(f"{self._root}/{path}".rstrip("/"), detail=True))
         except EvidenceMissing:
             return []
 
     def delete(self, path: str) -> bool:
         """Delete a file; False where another process was faster."""
-        try:
-            with _explained():
-                self._fs.rm_file(f"{self._root}/{path}")
-        except EvidenceMissing:
-            return False
-        return True
+        with contextlib.suppress(EvidenceMissing), self._connected() as fs:
+            target = f"{self._root}/{path}"
+            try:
+                fs.rm_file(target)
+            except Exception:
+                fs.invalidate_cache()
+                if fs.exists(target):
+                    raise
+                return False
+            return True
+        return False
 
     def delete_folder(self, path: str) -> None:
         """Delete a folder that is empty; one that is not stays."""
-        try:
-            with _explained():
-                self._fs.rmdir(f"{self._root}/{path}")
-        except (EvidenceMissing, EvidenceError):
-            return  # somebody writes into it, or there are no folders, as in an object store
+        with contextlib.suppress(EvidenceMissing, EvidenceError), self._connected() as fs:
+            fs.rmdir(f"{self._root}/{path}")  # fails where somebody writes into it, or has no folders, as an object store
 
 
 def _written_at(entry: Mapping[str, Any]) -> float:
@@ -121,25 +142,12 @@ def _written_at(entry: Mapping[str, Any]) -> float:
             return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
         if isinstance(value, int | float):
             return float(value)
+        with contextlib.suppress(ValueError):  # FTP; before ISO, which takes fourteen digits for something else
+            return datetime.strptime(str(value)[:14] + " +0000", "%Y%m%d%H%M%S %z").timestamp()
         with contextlib.suppress(ValueError):
             at = datetime.fromisoformat(str(value))
             return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-        with contextlib.suppress(ValueError):  # FTP
-            return datetime.strptime(str(value)[:14] + " +0000", "%Y%m%d%H%M%S %z").timestamp()
     return 0.0
-
-
-class _explained:  # noqa: N801 - reads like a statement
-    """fsspec's file systems raise errors of libraries that are not known here."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise EvidenceMissing("there is no such file") from None
-        if isinstance(error, Exception):
-            raise EvidenceError("store", f"{type(error).__name__}: {reason(error)}") from None
 
 
 def open_evidence(config: EvidenceConfig, url: str) -> IO[bytes]:

@@ -58,6 +58,20 @@ class _Session(socketserver.StreamRequestHandler):
     def path(self, argument: str) -> Path:
         return self.ftp.folder / argument.strip("/")
 
+    def listen(self) -> None:
+        if self.passive is not None:
+            self.passive.close()
+        self.passive = socket.create_server(("127.0.0.1", 0))
+
+    def port_of_data(self) -> int:
+        assert self.passive is not None
+        return int(self.passive.getsockname()[1])
+
+    def finish(self) -> None:
+        if self.passive is not None:
+            self.passive.close()
+        super().finish()
+
     def data(self) -> socket.socket:
         assert self.passive is not None
         with self.passive:
@@ -81,12 +95,12 @@ class _Session(socketserver.StreamRequestHandler):
         return "250 there" if self.path(argument).is_dir() else "550 no such folder"
 
     def do_epsv(self, _: str) -> str:
-        self.passive = socket.create_server(("127.0.0.1", 0))
-        return f"229 here (|||{self.passive.getsockname()[1]}|)"
+        self.listen()
+        return f"229 here (|||{self.port_of_data()}|)"
 
     def do_pasv(self, _: str) -> str:
-        self.passive = socket.create_server(("127.0.0.1", 0))
-        port = self.passive.getsockname()[1]
+        self.listen()
+        port = self.port_of_data()
         return f"227 here (127,0,0,1,{port >> 8},{port & 255})"
 
     def do_mlsd(self, argument: str) -> str:
@@ -115,7 +129,9 @@ class _Session(socketserver.StreamRequestHandler):
         return "226 done"
 
     def do_stor(self, argument: str) -> str:
-        with self.path(argument).open("wb") as file:
+        start, self.start = self.start, 0
+        with self.path(argument).open("r+b" if start else "wb") as file:
+            file.seek(start)
             self.say("150 receiving")
             with self.data() as connection:
                 while part := connection.recv(65536):

@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device: token=abcdef")
 
-    monkeypatch.setattr(store._fs, "mv", refuse)
+    monkeypatch.setattr(fsspec.get_filesystem_class("file"), "mv", refuse)
     with pytest.raises(EvidenceError, match="No space left") as failed:
         store.write(path(), b"picture")
     assert "abcdef" not in str(failed.value)
