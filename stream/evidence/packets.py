@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from stream.frame import Packet
+from stream.frame import Packet, media_s
 from stream.sources.base import Source
 
 USUAL_INTERVAL_S = 1 / 25  # of frames whose packets carry no times, as the decoder has it
@@ -181,7 +181,7 @@ class Recorder:
         if data.is_keyframe or self._parameters is None:
             self._parameters = self._parameters_of(packet, raw)
         number, self._number = self._number, self._number + 1
-        interval_s = float(data.duration * data.time_base) if data.duration and data.time_base else USUAL_INTERVAL_S
+        interval_s = media_s(data.duration, data.time_base) if data.duration and data.time_base else USUAL_INTERVAL_S
         return KeptPacket(
             number=number,
             data=raw,
@@ -190,7 +190,7 @@ class Recorder:
             duration=data.duration or 0,
             time_base=data.time_base or Fraction(1, 90_000),
             key=bool(data.is_keyframe),
-            at_s=number * interval_s if data.pts is None else float(data.pts * data.time_base),
+            at_s=number * interval_s if data.pts is None else media_s(data.pts, data.time_base),
             position=packet.position,
             parameters=self._parameters,
         )
