@@ -6,7 +6,6 @@ import asyncio
 from datetime import datetime
 from typing import Annotated, Literal
 
-import fsspec  # type: ignore[import-untyped]
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,11 +13,14 @@ from actors.alert_log import MAX_PAGE, LoggedAlert
 from actors.api.access import Operator, viewer
 from actors.api.backend import Backend, TheBackend
 from actors.api.problems import Problem
-from stream.errors import Fault
+from stream.errors import EvidenceError, EvidenceMissing, Fault
 from stream.events import AlertType, Severity, Timestamp
+from stream.evidence.address import CONTENT_TYPE
+from stream.evidence.settings import EvidenceConfig
+from stream.evidence.store import open_evidence
+from stream.redact import reason
 
 MAX_EVIDENCE_BYTES = 64 * 2**20
-MEDIA_TYPES = {"picture": "image/jpeg", "clip": "video/mp4"}
 
 router = APIRouter(prefix="/v1/alerts", tags=["alerts"])
 
@@ -136,25 +138,27 @@ async def _evidence(alert_id: str, kind: Literal["picture", "clip"], backend: Ba
     url = (alert.evidence or {}).get(kind)
     if not url:
         raise Problem(404, f"the rule {alert.event.rule!r} asked for no {kind}")
-    data = await asyncio.to_thread(_read, url)
+    data = await asyncio.to_thread(_read, backend.config.evidence, url)
     if data is None:
         raise Problem(404, f"the {kind} is not there yet, or it has expired")
-    return Response(data, media_type=MEDIA_TYPES[kind], headers={"Cache-Control": "private, max-age=3600"})
+    return Response(data, media_type=CONTENT_TYPE[kind], headers={"Cache-Control": "private, max-age=3600"})
 
 
-def _read(url: str) -> bytes | None:
-    """The file, or None where it is not there.
+def _read(config: EvidenceConfig | None, url: str) -> bytes | None:
+    """The file, or None where it is not there, or not in the place that the config names now.
 
     Raises:
         Problem: it is too large, or its store cannot be reached.
     """
-    try:
-        with fsspec.open(url, "rb") as file:
-            data: bytes = file.read(MAX_EVIDENCE_BYTES + 1)
-    except FileNotFoundError:
+    if config is None:
         return None
-    except OSError as error:
-        raise Problem(503, f"the store of evidence cannot be read: {type(error).__name__}") from None
+    try:
+        with open_evidence(config, url) as file:
+            data = file.read(MAX_EVIDENCE_BYTES + 1)
+    except EvidenceMissing:
+        return None
+    except (EvidenceError, OSError) as error:
+        raise Problem(503, f"the store of evidence cannot be read: {reason(error)}") from None
     if len(data) > MAX_EVIDENCE_BYTES:
         raise Problem(413, f"it has more than {MAX_EVIDENCE_BYTES} bytes; take it from its store")
     return data

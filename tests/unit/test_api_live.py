@@ -21,6 +21,9 @@ from stream.config import SloConfig
 from stream.detections import Detections
 from stream.errors import DetectorError
 from stream.events import AlertEvent, TrackedObject, TracksEvent, timestamp
+from stream.evidence.address import path_of, public_root
+from stream.evidence.settings import EvidenceConfig
+from stream.evidence.store import Store
 from stream.frame import FrameBatch, FrameInfo
 from stream.history import Reading
 from stream.slo import SloTracker
@@ -252,6 +255,25 @@ def test_alerts_are_listed_and_acknowledged(app: FastAPI) -> None:
     assert client.post("/v1/alerts/other/acknowledge", json={}).status_code == 404
     assert client.post("/v1/alerts/id2/acknowledge", json={"note": "x" * 1001}).json()["errors"][0]["field"] == "note"
     assert Client(app, VIEWER).post("/v1/alerts/id2/acknowledge", json={}).status_code == 403
+
+
+def test_the_evidence_of_an_alert_is_read_from_its_store(app: FastAPI, tmp_path: Path) -> None:
+    backend = backend_of(app)
+    config = EvidenceConfig(url=str(tmp_path / "evidence"))
+    backend.config = backend.config.model_copy(update={"evidence": config})
+    path = path_of("picture", "hall", timestamp(T0), "a" * 32)
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    outside = f"{public_root(config)}/../secret.jpg"
+    backend.record.alerts.add([alert(1, f"{public_root(config)}/{path}"), alert(2, outside), alert(3)])
+    client = Client(app, VIEWER)
+    assert client.get("/v1/alerts/id1/picture").status_code == 404
+    Store(config).write(path, WHITE)
+    answer = client.get("/v1/alerts/id1/picture")
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/jpeg", WHITE)
+    assert "detail" in client.get("/v1/alerts/id1/clip").json()
+    assert [client.get(f"/v1/alerts/{one}").status_code for one in ("id1/clip", "id2/picture", "id3/picture")] == [404] * 3
+    backend.config = backend.config.model_copy(update={"evidence": None})
+    assert client.get("/v1/alerts/id1/picture").status_code == 404
 
 
 # -- detection
