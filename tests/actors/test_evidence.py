@@ -46,7 +46,7 @@ def test_alerts_of_a_camera_have_a_picture_and_a_clip(
     with av.open(io.BytesIO(made["clip"])) as video:
         times = [float(frame.pts * frame.time_base) for frame in video.decode(video=0)]
     assert times[0] == 0
-    assert 2.5 < times[-1] < 5.5  # a second before it, from a key frame on, to 2 s after it
+    assert 1.9 <= times[-1] < 5.5  # a second before it, if the camera was open by then, from a key frame on, to 2 s after it
     with av.open(io.BytesIO(made["clip"])) as video, av.open(str(clip)) as given:
         sent = {bytes(packet)[-64:] for packet in given.demux(video=0) if packet.size}
         assert {bytes(packet)[-64:] for packet in video.demux(video=0) if packet.size} <= sent

@@ -20,7 +20,7 @@ from stream.clock import SystemClock
 from stream.config import SloConfig
 from stream.detections import Detections
 from stream.errors import DetectorError
-from stream.events import AlertEvent, TrackedObject, TracksEvent, timestamp
+from stream.events import AlertEvent, EvidenceLinks, TrackedObject, TracksEvent, timestamp
 from stream.evidence.address import path_of, public_root
 from stream.evidence.settings import EvidenceConfig
 from stream.evidence.store import Store
@@ -236,7 +236,7 @@ def alert(i: int, evidence: str | None = None) -> AlertEvent:
         event_id=f"e{i}", alert_id=f"id{i}", source_id="hall", rule="crowd", type="crowd", state="raised", severity="warning",
         zone="floor", value=4, threshold=3, raised_at=timestamp(now - 100 + i), at=timestamp(now - 100 + i),
     )  # fmt: skip
-    return event.model_copy(update={"evidence": {"picture": evidence}}) if evidence else event
+    return event.model_copy(update={"evidence": EvidenceLinks(picture=evidence)}) if evidence else event
 
 
 def test_alerts_are_listed_and_acknowledged(app: FastAPI) -> None:
