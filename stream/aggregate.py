@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stream.alert import AlertEngine
-from stream.analyser import Seen, SourceAnalyser, SourceTally
+from stream.analyser import Seen, SourceAnalyser, SourceTally, tracks_event
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint, without_files
 from stream.clock import Clock
@@ -264,19 +264,7 @@ class Aggregator:
         tracked_s = self._clock.monotonic()
         stages = stages_ms(info, batch.detected_s, tracked_s - shift_s)
         objects = analyser.objects(tracked, observation)
-        event = TracksEvent.model_construct(
-            schema_="framewatch.tracks/1",
-            event_id=event_id("tracks", info.source_id, info.session, info.frame_index),
-            source_id=info.source_id,
-            frame_index=info.frame_index,
-            pts_s=round(info.pts_s, 6),
-            captured_at=timestamp(info.captured_at),
-            width=info.width,
-            height=info.height,
-            model=batch.model,
-            objects=objects,
-            stages_ms=stages,
-        )
+        event = tracks_event(info, batch.model, objects, stages)
         captured_s, traced = info.captured_s + shift_s, None
         if self._tracer:
             captured_at_s = self._clock.time() - (tracked_s - captured_s)

@@ -11,7 +11,7 @@ from typing import Any
 from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
-from stream.events import CountsEvent, TrackedObject, TracksEvent
+from stream.events import CountsEvent, TrackedObject, TracksEvent, event_id, timestamp
 from stream.frame import FrameInfo, FrameKey
 from stream.observation import Direction, Observation
 from stream.redact import redact
@@ -169,3 +169,20 @@ class SourceAnalyser:
         self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])
+
+
+def tracks_event(info: FrameInfo, model: str, objects: list[TrackedObject], stages: dict[str, float]) -> TracksEvent:
+    """The event of an analysed frame; ``model`` as in ``DetectedBatch``, ``stages`` in milliseconds."""
+    return TracksEvent.model_construct(
+        schema_="framewatch.tracks/1",
+        event_id=event_id("tracks", info.source_id, info.session, info.frame_index),
+        source_id=info.source_id,
+        frame_index=info.frame_index,
+        pts_s=round(info.pts_s, 6),
+        captured_at=timestamp(info.captured_at),
+        width=info.width,
+        height=info.height,
+        model=model,
+        objects=objects,
+        stages_ms=stages,
+    )
