@@ -138,13 +138,4 @@ AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | Sou
 
 def watches(rule: AlertRule, source_id: str) -> bool:
     """Whether an alert of this rule may be about that source."""
-    match rule:
-        case CrowdRule():
-            paths = rule.zone_paths
-        case LineRule():
-            paths = [rule.line]
-        case SourceOfflineRule():
-            return rule.source in ("*", source_id)
-        case _:
-            paths = [rule.zone]
-    return any(path.partition("/")[0] == source_id for path in paths)
+    return rule.names(source_id) or (isinstance(rule, SourceOfflineRule) and rule.source == "*")
