@@ -117,13 +117,13 @@ class Load:
             self._pass()
             self._batches += 1
 
-    def end(self, captured_s: float | None) -> None:
-        """It is done; ``captured_s`` is the monotonic time of its oldest frame's capture, None where that is another host's."""
+    def end(self, due_s: float | None) -> None:
+        """It is done; ``due_s`` is the monotonic time at which its oldest frame was due here, None where that is another host's."""
         with self._lock:
             self._pass()
             self._batches -= 1
-            if captured_s is not None:
-                self._late = max(self._late, (self._changed_s - captured_s) / self._latency_s)
+            if due_s is not None:
+                self._late = max(self._late, (self._changed_s - due_s) / self._latency_s)
 
     def take(self) -> dict[str, float]:
         """Since the last call: ``busy``, the share of the time in which there was a batch, and ``late``, the greatest share of

@@ -82,7 +82,7 @@ class DetectorReplica:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
         finally:
-            self._load.end(min(info.captured_s for info in batch.frames) if here else None)
+            self._load.end(min(info.due_s for info in batch.frames) if here else None)
 
     def _detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
         if isinstance(batch, FrameBatch):

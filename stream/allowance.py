@@ -7,7 +7,7 @@ import threading
 SETTLING_S = 1.5  # until a change has its effect: from the next key frames on, and when what waited has gone
 JUDGED_S = 1.0  # what was seen in this time is judged together: a single late frame means nothing
 MIN_FRAMES = 3  # of it, to say that they are late
-LATE = 0.8  # of the latency budget, used up when a frame is detected
+LATE = 0.7  # of the latency budget, used up when a frame is detected
 MANY, MOST = 0.1, 0.5  # of the frames of that time, late or given up
 LESS = 0.7  # of the share is left each time that it proves too much
 LEAST = 0.05  # a smaller share of GOPs is none

@@ -233,12 +233,12 @@ class Batcher:
             self._detector.observe(seconds, frames)
 
     def observe_emit_s(self, seconds: float) -> None:
-        """Tell how long nearly all frames take from the detector's answer to the acknowledgement; moves the window too."""
+        """Tell how long nine in ten frames take at most from the detector's answer to the acknowledgement; moves the window too."""
         self._emit_s = seconds
 
     @property
     def rest_s(self) -> float:
-        """Time that nearly all frames take from the batch to the acknowledgement, as far as it is charged to them.
+        """Time that nine in ten frames take at most from the batch to the acknowledgement, as far as it is charged to them.
 
         A detector that was slow once must not have every frame shed for good, so that it is never measured again: no
         more than half the budget is charged for it; and a quarter for what follows, as shedding brings no broker back.
@@ -265,7 +265,7 @@ class Batcher:
 
     def used(self, info: FrameInfo, now_s: float) -> float:
         """Share of the latency budget that has passed at ``now_s``, without what passed before the frame was with us."""
-        return (now_s - info.captured_s - info.held_s - info.line_s) / self._latency_s
+        return (now_s - info.due_s) / self._latency_s
 
     def _pass_s(self, line_s: float) -> float:
         """After so long without one, a stale frame passes."""

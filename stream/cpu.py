@@ -1,13 +1,24 @@
-"""CPU time of the stages: telling it to the metrics, and estimating that of what is done too often to be timed each time."""
+"""CPU time of the stages: who has it first, telling it to the metrics, and estimating it where timing would cost too much."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 import time
 
 from stream.metrics import Metrics
 
 PORTION_S = 0.005  # telling the metrics costs as much as handing on a packet
 EVERY = 7  # a look at a thread's CPU clock costs up to 4 us; prime, so that no regular pattern is met at the same place
+
+
+def give_way(nice: int) -> None:
+    """Let other threads, of this process too, have the CPU before the calling one; only Linux can do that to a thread."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it is nicer already
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 class SampledCpu:

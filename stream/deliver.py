@@ -59,7 +59,7 @@ class Receipt:
         incarnation: changes when the aggregator was restarted.
         accepted: False if the sender expected another incarnation; nothing was processed then.
         safe: number of this sender's last message that is safe, with all before it.
-        emit_s: what nearly all frames took lately from the detector's answer to the acknowledgement by all sinks.
+        emit_s: what nine in ten frames took lately, at most, from the detector's answer to the acknowledgement by all sinks.
         evidence: what the sender is asked to make of its frames; the same more than once, see ``EvidenceRequests``.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 WEIGHT = 0.05  # of one observation: a step is followed to 90 % after 45 of them
-SPREADS = 3.0  # mean deviations above the mean: nearly all take no longer
+SPREADS = 2.0  # mean deviations above the mean: nine of ten or more take no longer
 
 
 class Expected:
@@ -21,7 +21,7 @@ class Expected:
 
     @property
     def most_s(self) -> float:
-        """Nearly always enough."""
+        """Enough nine times in ten, or more often."""
         return self.mean_s + SPREADS * self.spread_s
 
     def observe(self, seconds: float, times: int = 1) -> None:

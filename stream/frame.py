@@ -109,6 +109,11 @@ class FrameInfo:
     traceparent: str = ""
 
     @property
+    def due_s(self) -> float:
+        """Monotonic seconds at which the frame could have been decoded here: its line and its gate had it until then."""
+        return self.captured_s + self.line_s + self.held_s
+
+    @property
     def key(self) -> FrameKey:
         """Tells the frame from all others of its source."""
         return self.session, self.frame_index

@@ -12,7 +12,7 @@ from stream.allowance import Allowance
 from stream.batch import Batcher
 from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
-from stream.cpu import CpuReport
+from stream.cpu import CpuReport, give_way
 from stream.decode import DecodedFrame
 from stream.deliver import Delivery, SourceFinished, SourceState
 from stream.detections import Detections
@@ -35,6 +35,7 @@ from stream.viewfinder import Viewfinder
 logger = get_logger(__name__)
 
 State = Literal["connecting", "online", "offline", "finished", "failed"]
+DECODE_NICE = 8  # a frame that is decoded already goes before those that are not: what comes late is shed before it costs much
 DRAIN_POLL_S = 0.02
 DRAIN_S = 30.0  # longest wait, when stopping, for the frames of a lossless source to be safe
 HELD_AT_ONCE = 4  # frames that the gate held go to the batcher as they leave it, half as many as it has room for
@@ -198,6 +199,8 @@ class SourceWorker:
 
     def _run(self) -> None:
         bind_source(self.config.id)
+        if self.config.live:
+            give_way(DECODE_NICE)
         self._metrics.source_begins(self.config.id)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():

@@ -327,7 +327,7 @@ class TestDrops:
             steady.observe_detector_s(0.1, 1)
             batcher.observe_detector_s(0.05 if i % 2 else 0.15, 1)
         assert steady.rest_s == pytest.approx(0.1, abs=0.005)
-        assert batcher.rest_s == pytest.approx(0.25, abs=0.02)
+        assert batcher.rest_s == pytest.approx(0.2, abs=0.02)
 
     def test_frames_that_the_gate_held_are_not_stale_for_that(self, batcher: Batcher) -> None:
         info = make_frame(captured_s=100.0).info

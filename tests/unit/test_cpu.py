@@ -1,13 +1,16 @@
 """CPU time by stage."""
 
+import os
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
-from stream.cpu import EVERY, CpuReport, SampledCpu
+from stream.cpu import EVERY, CpuReport, SampledCpu, give_way
 from stream.metrics import Metrics
 
 
@@ -51,3 +54,19 @@ def test_the_histogram_of_latencies_has_a_bound_at_the_objective() -> None:
     metrics = Metrics(0.35)
     metrics.end_to_end("hall", 0.34)
     assert 'le="0.35",source="hall"} 1.0' in metrics.expose().decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own only there")
+def test_a_thread_gives_way_alone() -> None:
+    before, found = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    def work() -> None:
+        give_way(before + 3)
+        give_way(before + 3)
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [min(before + 3, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

@@ -38,10 +38,10 @@ def test_many_at_once_count_as_so_many() -> None:
 @pytest.mark.parametrize(
     "draw", [lambda rng: rng.uniform(0.0, 0.2), lambda rng: rng.expovariate(10), lambda rng: rng.gauss(0.1, 0.02)]
 )
-def test_nearly_all_take_no_longer_than_most(draw) -> None:  # type: ignore[no-untyped-def]
+def test_nine_in_ten_take_no_longer_than_most(draw) -> None:  # type: ignore[no-untyped-def]
     rng, expected, within = random.Random(3), Expected(), 0
     for i in range(2000):
         seconds = abs(draw(rng))
         within += i >= 100 and seconds <= expected.most_s
         expected.observe(seconds)
-    assert within / 1900 > 0.95
+    assert 0.9 < within / 1900 <= 1

@@ -1,6 +1,6 @@
 """Frame, FrameBatch and DetectedBatch refuse arrays of the wrong shape or type, and say which came."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -42,3 +42,8 @@ def test_as_many_infos_as_images_and_detections() -> None:
 def test_frames_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         INFO.source_id = "b"  # type: ignore[misc]
+
+
+def test_what_a_slow_line_or_the_gate_had_of_a_frame_is_not_our_time() -> None:
+    assert INFO.due_s == 1.0
+    assert replace(INFO, line_s=0.3, held_s=2.0).due_s == pytest.approx(3.3)

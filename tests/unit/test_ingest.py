@@ -1,5 +1,6 @@
 """Ingest: which sources are read, and that none is read twice."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from stream import ingest
+from stream.allowance import Allowance
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, PipelineConfig, SourceConfig
 from stream.deliver import Delivery
@@ -98,3 +100,24 @@ def test_one_that_is_wanted_again_while_it_ends_begins_anew(reading: Ingest) -> 
     Worker.made[0].done = True
     reading.set_sources([camera("a", "stubborn")])
     assert (len(Worker.made), reading.leaving()) == (2, [])
+
+
+def test_those_that_stay_are_relieved_by_those_that_go_or_end(reading: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(Allowance, "relieved", lambda _, part, now_s: told.append(part))
+    looked = threading.Semaphore(0)
+    monkeypatch.setattr(reading.viewfinder, "rest", looked.release)
+    reading.set_sources([camera(name) for name in "abcd"])
+
+    def look() -> list[float]:
+        while looked.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first may have begun before
+            assert looked.acquire(timeout=10)
+        return told
+
+    assert look() == []
+    Worker.made[3].done = True
+    assert look() == [1 / 4]
+    reading.set_sources([camera("a"), camera("c"), camera("d"), camera("e")])
+    assert look() == [1 / 4, 1 / 3]  # one that has ended does not leave once more, and one that comes relieves nobody
