@@ -29,7 +29,7 @@ from stream.sinks import open_sinks
 from stream.sources import open_source
 from tests.golden.scenario import CLIP
 from tests.support.ftp_server import FtpServer
-from tests.support.media import cut
+from tests.support.media import camera_clip, cut
 
 STREAMS = [
     "made/bframes.mp4",
@@ -215,6 +215,28 @@ def test_a_replay_names_and_writes_the_same(entered: Run, shared: Path, tmp_path
     assert [event["evidence"] for event in of(again, "alerts")] == [event["evidence"] for event in of(events, "alerts")]
     made = {public_root(config.evidence) + f"/{path.relative_to(root).as_posix()}" for path in root.rglob("*.*")}
     assert made == {address for event in of(events, "alerts") for address in event["evidence"].values()}
+
+
+@pytest.mark.parametrize(("decode", "gate"), [("fast", "on"), ("key", "off")])
+def test_the_frame_is_the_right_one_however_little_is_decoded(decode: str, gate: str, shared: Path, tmp_path: Path) -> None:
+    clip = camera_clip(shared / CLIP, tmp_path / "camera.mp4", 0, 10, still_s=12)
+    zones = [{"name": "all", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]
+    source = {"id": "hall", "uri": str(clip), "fps": 5, "decode": decode, "gate": gate, "zones": zones}
+    rules = [{"name": "anybody", "type": "intrusion", "zone": "hall/all", "evidence": {"blur": False}}]
+    config, events, _ = run(tmp_path, shared, source, rules, {"url": "evidence"})
+    assert config.evidence is not None
+    assert len(of(events, "tracks")) < 100  # of 110
+    alert = of(events, "alerts")[0]
+    tracks = next(event for event in of(events, "tracks") if event["captured_at"] == alert["raised_at"])
+    with open_evidence(config.evidence, alert["evidence"]["picture"]) as file:
+        shown = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+    left, top, right, bottom = (round(v) for v in tracks["objects"][0]["xyxy"])
+    inside = np.s_[top + 5 : bottom - 5, left + 5 : right - 5]
+    with av.open(str(clip)) as video:
+        pictures = [bgr(frame) for frame in video.decode(video=0)]
+    near = range(tracks["frame_index"] - 3, tracks["frame_index"] + 4)
+    differences = {i: float(np.abs(shown[inside].astype(int) - pictures[i][inside]).mean()) for i in near}
+    assert min(differences, key=lambda i: differences[i]) == tracks["frame_index"]
 
 
 @pytest.fixture
