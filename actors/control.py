@@ -28,6 +28,7 @@ MAX_REQUESTS = 1000  # at once; live views are requests that last
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
     graceful_shutdown_timeout_s=10,
+    logging_config={"enable_access_log": False},  # the proxy keeps one
 )
 @serve.ingress()
 class Control:
