@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stream.alert import AlertEngine
-from stream.analyser import Seen, SourceAnalyser, SourceTally, tracks_event
+from stream.analyser import RECENT, Seen, SourceAnalyser, SourceTally, tracks_event
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint, without_files
 from stream.clock import Clock
@@ -277,7 +277,7 @@ class Aggregator:
         self._metrics.analysed(info.source_id, batch.detector, stages)
         analyser.tally.add(len(objects), stages)
         analyser.tally.observe(observation)
-        analyser.recent.append(Seen(info.key, event, observation.occupancy))
+        analyser.recent = (*analyser.recent[1 - RECENT :], Seen(info.key, event, observation.occupancy))
         self._write_all(analyser.counter.windows())
         source = analyser.config
         self._evidence.saw(
@@ -452,7 +452,7 @@ class Aggregator:
         found = {}
         for source_id, key in wanted.items():
             analyser = self._sources.get(source_id)
-            for seen in reversed(tuple(analyser.recent) if analyser else ()):
+            for seen in reversed(analyser.recent if analyser else ()):
                 if key in (None, seen.key):
                     found[source_id] = seen
                     break

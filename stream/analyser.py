@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -89,7 +88,7 @@ class SourceAnalyser:
     t_s: float = 0.0
     seen_s: float = 0.0
     tally: SourceTally = field(default_factory=SourceTally)
-    recent: deque[Seen] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: tuple[Seen, ...] = ()
 
     @classmethod
     def of(cls, config: PipelineConfig, source: SourceConfig, classes: tuple[str, ...]) -> SourceAnalyser:
