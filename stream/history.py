@@ -200,11 +200,17 @@ class _Steps:
         last = int(end // self._step_s)  # still running
         steps = np.arange(max(last - self._count + 1, math.ceil(start / self._step_s)), last)
         seconds, readings, analysed = (self._read(column, steps) for column in (SECONDS, READINGS, ANALYSED))
+
+        def counted(column: Column) -> npt.NDArray[np.float64]:
+            """What was not counted yet when the step was read is 0."""
+            values = self._read(column, steps)
+            return np.where(np.isnan(values) & ~np.isnan(seconds), 0.0, values)
+
         crossings: dict[str, dict[Direction, Numbers]] = {}
         for column in self._columns:
             if column[0] == "crossings":
                 direction: Direction = "in" if column[2] == "in" else "out"
-                crossings.setdefault(column[1], {})[direction] = _numbers(self._read(column, steps))
+                crossings.setdefault(column[1], {})[direction] = _numbers(counted(column))
 
         def by_name(kind: str, divide_by: npt.NDArray[np.float64] | float = 1.0) -> dict[str, Numbers]:
             columns = [column for column in self._columns if column[0] == kind]
@@ -216,7 +222,7 @@ class _Steps:
             fps=_numbers(_divided(analysed, seconds)),
             latency_ms=dict.fromkeys(PERCENTILES, _numbers(np.full(len(steps), np.nan))) | by_name("latency_ms"),
             stages_ms=by_name("stages_ms", analysed),
-            dropped=by_name("dropped"),
+            dropped={column[1]: _numbers(counted(column)) for column in self._columns if column[0] == "dropped"},
             occupancy=by_name("occupancy", readings),
             crossings=crossings,
             health=[change for change in changes if start <= change.at <= end],

@@ -57,6 +57,14 @@ def test_readings_out_of_time_with_the_steps_give_no_false_rates() -> None:
     assert set(watch.history.span("cam", 30).fps) == {10.0}
 
 
+def test_a_reason_that_comes_up_later_was_none_before() -> None:
+    watch = Watch()
+    watch.run(10)
+    watch.history.add("cam", Reading(analysed=watch.analysed, dropped={"queue_full": 3}))
+    watch.clock.advance(2)
+    assert watch.history.span("cam", 12).dropped["queue_full"] == [0.0] * 5 + [3.0]
+
+
 def test_a_total_that_begins_anew_is_no_loss() -> None:
     watch = Watch()
     watch.run(10)
