@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from torch import nn
 
 from stream.errors import ConfigError, Fault, TrainingError
 from stream.evaluation.detections import DetectionReport
+from stream.frame import Uint8Array
 from stream.training.checkpoint import BEST, LAST, WEIGHTS, Checkpoint, write_checkpoint
 from stream.training.data import Labels
 from stream.training.feed import Batch, Feed
@@ -24,6 +25,7 @@ from stream.training.metrics import FILE, EpochMetrics, read_metrics, write_metr
 from stream.training.model import grid
 from stream.training.schedule import PLAIN, Average, Budget, learning_rate
 from stream.training.settings import TrainingSettings
+from stream.training.shards import Shards, part_count
 from stream.training.validate import Validation, to_pixels
 
 WEIGHT_DECAY = 0.05  # of convolutions; not of biases and norms
@@ -163,10 +165,12 @@ class Trainer:
             return "no better"
         self._train_mode()
         started = time.monotonic() - self._epoch_s
-        with closing(self._feed.batches(self.step, self._mosaic)) as batches:
+        alone = self._device.type != "cpu" or self._scaler.is_enabled()
+        parts = 1 if alone else part_count(self._settings.batch, torch.get_num_threads())
+        with closing(self._feed.batches(self.step, self._mosaic)) as batches, Shards(self._network, parts) as shards:
             while (progress := self._budget.progress(self.step, self.elapsed_s)) < 1:
                 rate = learning_rate(self._settings.lr, progress)
-                self._losses += self._learn(next(batches), rate)
+                self._losses += self._learn(next(batches), rate, shards)
                 self.step, self._steps = self.step + 1, self._steps + 1
                 self.elapsed_s = time.monotonic() - began
                 epoch_ends = self.step % self._feed.steps_per_epoch == 0
@@ -196,21 +200,27 @@ class Trainer:
                     return "interrupted"
         return "finished"
 
-    def _learn(self, batch: Batch, rate: float) -> torch.Tensor:
+    def _learn(self, batch: Batch, rate: float, shards: Shards) -> torch.Tensor:
         """One step of the optimiser; the losses, on the device: total, box, objectness, class."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        truths = [self._truth(labels) for labels in batch.labels]
-        with self._autocast():
-            raw = self._network(to_pixels(batch.images, self._device))
-        losses = detection_loss(raw.float(), truths, self._cells)
-        self._scaler.scale(losses.total).backward()
+        losses = shards.learn(list(zip(batch.images, batch.labels, strict=True)), self._backward)
         self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self.average.update(self._network, self.step + 1)
+        return losses
+
+    def _backward(self, network: nn.Module, pictures: Sequence[tuple[Uint8Array, Labels]]) -> torch.Tensor:
+        """Add the gradients of some pictures to the network's; their losses as ``_learn`` gives them."""
+        images, labels = zip(*pictures, strict=True)
+        truths = [self._truth(one) for one in labels]
+        with self._autocast():
+            raw = network(to_pixels(np.stack(images), self._device))
+        losses = detection_loss(raw.float(), truths, self._cells)
+        self._scaler.scale(losses.total).backward()
         return torch.stack((losses.total.detach(), losses.box, losses.objectness, losses.kind))
 
     def _autocast(self) -> AbstractContextManager[Any]:
