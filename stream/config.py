@@ -230,6 +230,7 @@ class TrackerConfig(Part):
     """ByteTrack's thresholds. High-score detections are those at or above the detector's ``confidence``."""
 
     low_confidence: float = Field(0.1, gt=0, lt=1)
+    start_margin: float = Field(0.0, ge=0, lt=1, description="a track starts so much above the detector's confidence")
     match_iou: float = Field(0.2, gt=0, lt=1, description="least IoU of a first-stage match")
     second_match_iou: float = Field(0.5, gt=0, lt=1, description="least IoU of a match with a low-score detection")
     lost_s: float = Field(2.0, gt=0, le=600, description="a track unseen for this long ends")
@@ -241,13 +242,16 @@ class CountingConfig(Part):
     """``enter_s``: an object must be inside this long to count as entered; ``leave_s``: and be seen outside for this long,
     or ``unseen_s``: not be seen at all for this long, to count as gone. Both begin with the first frame on that side, so
     with equal ``enter_s`` and ``leave_s`` the mean occupancy has no bias. ``foot_inset``: a ``bottom_center`` anchor lies so
-    much of its box's height above the lower edge, which is the tip of the nearer shoe and not the middle of the feet."""
+    much of its box's height above the lower edge, which is the tip of the nearer shoe and not the middle of the feet.
+    ``upright``: the objects stand upright, as people do; the counter learns from their boxes which way they lean in the picture
+    of a camera that looks down, and seeks their feet there. ``foot_inset`` is then that at the picture's lower edge."""
 
     window_s: float = Field(1.0, gt=0, le=3600)
     enter_s: Seconds = 0.3
     leave_s: Seconds = 0.3
     unseen_s: Seconds = 1.0
     foot_inset: float = Field(0.0, ge=0, le=0.3)
+    upright: bool = False
 
 
 class Topics(Part):

@@ -28,9 +28,10 @@ import numpy.typing as npt
 from stream.config import CountingConfig, LineConfig, ZoneConfig
 from stream.detections import NO_TRACK, Detections
 from stream.events import CountsEvent
+from stream.lean import Lean
 from stream.observation import Crossing, Observation
 from stream.windows import Windows
-from stream.zones import LinePath, LineZone, PolygonZone, anchors
+from stream.zones import Anchor, Float64Array, LinePath, LineZone, PolygonZone, anchors
 
 __all__ = ["Crossing", "Observation", "ZoneCounter"]
 
@@ -112,6 +113,7 @@ class ZoneCounter:
         self._lines = [_Line(line, classes) for line in lines]
         self._windows = Windows(source_id, [z.name for z in zones], [line.name for line in lines], config.window_s)
         self._tracks: dict[int, _Track] = {}
+        self._lean = Lean() if config.upright else None
         self._next_number = 1
         self._size: tuple[int, int] | None = None
         self._t_s: float | None = None
@@ -159,6 +161,8 @@ class ZoneCounter:
         self._windows.add_frame()
 
         self._see(t_s, (width, height), tracked)
+        if self._lean:
+            self._lean.learn(tracked.xyxy, width, height)
         for track_id in hidden.track_id.tolist():
             if track_id in self._tracks:
                 self._tracks[track_id].seen_s = t_s
@@ -166,7 +170,7 @@ class ZoneCounter:
         zones_of: list[list[str]] = [[] for _ in range(len(tracked))]
         ids, hidden_ids = tracked.track_id.tolist(), hidden.track_id.tolist()
         for zone in self._zones:
-            points = anchors(tracked.xyxy, zone.anchor, width, height, self._config.foot_inset)
+            points = self._points(tracked, zone.anchor, width, height)
             inside = zone.geometry.contains(points, width, height) & _of_class(tracked, zone.class_ids)
             for row in np.flatnonzero(inside).tolist():
                 zones_of[row].append(zone.name)
@@ -176,10 +180,11 @@ class ZoneCounter:
                     if not stay.entered and t_s - stay.since_s >= self._config.enter_s - TOLERANCE_S:
                         stay.entered = True
                         entered[zone.name].append(ids[row])
-            behind = anchors(hidden.xyxy, zone.anchor, width, height, self._config.foot_inset)
+            behind = self._points(hidden, zone.anchor, width, height)
             for row in np.flatnonzero(zone.geometry.contains(behind, width, height)).tolist():
                 if hidden_ids[row] in zone.stays:
-                    zone.stays[hidden_ids[row]].inside_s = t_s
+                    stay = zone.stays[hidden_ids[row]]
+                    stay.inside_s, stay.outside_s = t_s, None
             for track_id, stay in zone.stays.items():
                 if stay.outside_s is None and stay.inside_s < t_s == self._tracks[track_id].seen_s:
                     stay.outside_s = t_s
@@ -216,6 +221,7 @@ class ZoneCounter:
             "points": {line.name: [list(point) for point in line.config.points] for line in self._lines},
             "paths": {line.name: _rows(line.paths) for line in self._lines},
             "windows": self._windows.state(),
+            "lean": self._lean.state() if self._lean else None,
             "next_number": self._next_number,
             "size": self._size,
             "t_s": self._t_s,
@@ -231,10 +237,18 @@ class ZoneCounter:
         for line in self._lines:
             if state["points"].get(line.name) == [list(point) for point in line.config.points]:
                 line.paths = {track_id: LinePath(*fields) for track_id, *fields in state["paths"][line.name]}
+        if self._lean and state["lean"]:
+            self._lean.restore(state["lean"])
         self._windows.restore(state["windows"])
         self._next_number, self._t_s, self._frame_s = state["next_number"], state["t_s"], state["frame_s"]
         self._size = tuple(state["size"]) if state["size"] else None
         self._intervals_s = list(state["intervals_s"])
+
+    def _points(self, objects: Detections, anchor: Anchor, width: int, height: int) -> Float64Array:
+        """The anchors of objects."""
+        if self._lean and anchor == "bottom_center":
+            return self._lean.feet(objects.xyxy, width, height, self._config.foot_inset)
+        return anchors(objects.xyxy, anchor, width, height, self._config.foot_inset)
 
     def _move_to(self, t_s: float) -> float:
         self._t_s = t_s if self._t_s is None else max(t_s, self._t_s)
@@ -328,7 +342,7 @@ class ZoneCounter:
 
     def _cross(self, line: _Line, width: int, height: int, tracked: Detections) -> tuple[Crossing, ...]:
         """Move every track along its path past the line."""
-        points = anchors(tracked.xyxy, line.anchor, width, height, self._config.foot_inset)
+        points = self._points(tracked, line.anchor, width, height)
         distances = line.geometry.distance_px(points, width, height).tolist()
         rows = zip(tracked.track_id.tolist(), points.tolist(), distances, _of_class(tracked, line.class_ids).tolist(), strict=True)
         found = []

@@ -102,6 +102,7 @@ class ByteTracker:
         fresh = self._fresh.copy()  # seen in the previous frame
         high, tracks = self._match(track_of, high, tracks, detections, measured, self._config.match_iou)
         high, tracks = self._match(track_of, high, tracks, detections, measured, None)
+        high = high[detections.confidence[high] >= self._high + self._config.start_margin]
         known = tracks[fresh[tracks] & (self._hits[tracks] > 1)]  # one confident box may be a slip: faint ones must not keep it
         self._match(track_of, faint, known, detections, measured, self._config.second_match_iou)
 

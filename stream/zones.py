@@ -37,8 +37,12 @@ def anchors(xyxy: npt.NDArray[np.floating], anchor: Anchor, width: int, height: 
     boxes = xyxy.astype(np.float64)
     foot = boxes[:, 3] - foot_inset * (boxes[:, 3] - boxes[:, 1])
     y = {"bottom_center": foot, "center": (boxes[:, 1] + boxes[:, 3]) / 2, "top_center": boxes[:, 1]}[anchor]
-    points = np.stack(((boxes[:, 0] + boxes[:, 2]) / 2, y), axis=1)
-    return np.clip(points, 0, (width - EDGE_PX, height - EDGE_PX))
+    return drawn_in(np.stack(((boxes[:, 0] + boxes[:, 2]) / 2, y), axis=1), width, height)
+
+
+def drawn_in(points_px: Float64Array, width: int, height: int) -> Float64Array:
+    """``points_px`` (N, 2), moved into a frame of this size where they are outside it."""
+    return np.clip(points_px, 0, (width - EDGE_PX, height - EDGE_PX))
 
 
 class PolygonZone:

@@ -42,6 +42,7 @@ class Settings:
     confidence: float
     nms_iou: float
     low_confidence: float
+    start_margin: float
     match_iou: float
     second_match_iou: float
     lost_s: float
@@ -50,6 +51,7 @@ class Settings:
     leave_s: float
     unseen_s: float
     foot_inset: float
+    upright: bool
 
     @classmethod
     def of(cls, config: PipelineConfig, detector: str) -> Settings:
@@ -59,6 +61,7 @@ class Settings:
             confidence=model.confidence,
             nms_iou=model.nms_iou,
             low_confidence=tracker.low_confidence,
+            start_margin=tracker.start_margin,
             match_iou=tracker.match_iou,
             second_match_iou=tracker.second_match_iou,
             lost_s=tracker.lost_s,
@@ -67,15 +70,18 @@ class Settings:
             leave_s=counting.leave_s,
             unseen_s=counting.unseen_s,
             foot_inset=counting.foot_inset,
+            upright=counting.upright,
         )
 
     def fragment(self, detector: str) -> dict[str, dict[str, Any]]:
         """The part of a config file that holds these settings."""
         values = asdict(self)
+        of_detector = ("confidence", "nms_iou")
+        of_counting = ("enter_s", "leave_s", "unseen_s", "foot_inset", "upright")
         return {
-            "detectors": {detector: {name: values[name] for name in ("confidence", "nms_iou")}},
-            "tracker": {name: values[name] for name in ("low_confidence", "match_iou", "second_match_iou", "lost_s", "hidden_s")},
-            "counting": {name: values[name] for name in ("enter_s", "leave_s", "unseen_s", "foot_inset")},
+            "detectors": {detector: {name: values[name] for name in of_detector}},
+            "tracker": {name: value for name, value in values.items() if name not in (*of_detector, *of_counting)},
+            "counting": {name: values[name] for name in of_counting},
         }
 
     def applied(self, config: PipelineConfig, detector: str) -> PipelineConfig:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stream.tuning.replay import Settings
 
@@ -20,6 +21,7 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "confidence": tuple(round(0.05 * step, 2) for step in range(3, 18)),
     "nms_iou": (0.4, 0.5, 0.6, 0.7),
     "low_confidence": (0.05, 0.1, 0.2, 0.3),
+    "start_margin": (0.0, 0.1, 0.2, 0.3),
     "match_iou": (0.1, 0.2, 0.3, 0.4),
     "second_match_iou": (0.3, 0.4, 0.5, 0.6),
     "lost_s": (0.5, 1.0, 2.0, 3.0, 5.0),
@@ -27,7 +29,8 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "enter_s": (0.0, 0.1, 0.3, 0.5, 1.0),
     "leave_s": (0.0, 0.1, 0.3, 0.5, 1.0),
     "unseen_s": (0.3, 0.5, 1.0, 1.5, 2.0, 3.0),
-    "foot_inset": (0.0, 0.03, 0.06),
+    "foot_inset": (0.0, 0.03, 0.06, 0.1, 0.15),
+    "upright": (False, True),
 }
 """Values that are tried, besides the present ones. Not searched: the length of a window and the bound on memory."""
 
@@ -54,7 +57,7 @@ class _Spent(Exception):
 
 def search(
     start: Settings,
-    grid: Mapping[str, Sequence[float]],
+    grid: Mapping[str, Sequence[Any]],
     score: Callable[[Sequence[Settings]], list[float]],
     *,
     trials: int,
@@ -102,7 +105,7 @@ def search(
 
 def _climb(
     start: Settings,
-    values: Mapping[str, Sequence[float]],
+    values: Mapping[str, Sequence[Any]],
     tried: Callable[[Sequence[Settings]], list[Trial]],
     rng: random.Random,
 ) -> None:

@@ -163,7 +163,7 @@ def _grid(name: str, config: DetectorConfig, request: Request) -> dict[str, Sequ
     if isinstance(file.spec.output, BoxesOutput) and not file.spec.output.nms:
         unused.add("nms_iou")
     if "counts" not in PARTS[request.objective]:
-        unused |= {"enter_s", "leave_s", "unseen_s", "foot_inset", "hidden_s"}
+        unused |= {"enter_s", "leave_s", "unseen_s", "foot_inset", "upright", "hidden_s"}
     return {name: values for name, values in GRID.items() if name not in unused}
 
 

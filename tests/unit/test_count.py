@@ -77,6 +77,30 @@ def test_a_foot_inset_lifts_the_anchor_of_feet_only() -> None:
         assert seen.occupancy == {"bottom_center": inside, "center": 1, "top_center": 1}
 
 
+def test_who_is_hidden_inside_again_has_not_left() -> None:
+    c = counter(leave_s=0.5, unseen_s=0.5)
+    step(c, 0, t1=IN)
+    step(c, 0.2, t1=OUT)
+    for i in range(2, 10):
+        seen = c.update(T0 + i / 5, W, H, at(), at(t1=IN))
+        assert seen.occupancy == {"right": 1}
+
+
+def test_of_upright_people_the_feet_are_sought_where_they_lean_to_even_after_a_restart() -> None:
+    """Who stands further out has a wider box, as a camera sees it that looks down steeply."""
+    width, height = 1280, 720
+    outwards = {x: [x - 30 - 0.15 * abs(x - 640), 200, x + 30 + 0.15 * abs(x - 640), 360] for x in (140, 340, 940, 1140)}
+    boxes = Detections.of(list(outwards.values()), [0.9] * 4, [0] * 4, [1, 2, 3, 4])
+    edges = [ZoneConfig.model_validate({"name": f"{x}", "polygon": [(0, 0), (x / W, 0), (x / W, 1), (0, 1)]}) for x in (95, 130)]
+    plain, upright = counter(tuple(edges)), counter(tuple(edges), upright=True)
+    for i in range(60):
+        seen = [c.update(T0 + i / 5, width, height, boxes) for c in (plain, upright)]
+    assert [one.occupancy for one in seen] == [{"95": 1, "130": 1}, {"95": 0, "130": 1}]
+    restored = counter(tuple(edges), upright=True)
+    restored.restore(json.loads(json.dumps(upright.state())))
+    assert restored.update(T0 + 20, width, height, boxes).zones_of == seen[1].zones_of
+
+
 def test_entry_needs_enter_s_and_dwell_counts_from_the_first_sight() -> None:
     c = counter(enter_s=0.3)
     assert [step(c, t, t1=IN).occupancy["right"] for t in (0, 0.1, 0.2)] == [0, 0, 0]

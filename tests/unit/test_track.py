@@ -79,6 +79,12 @@ def test_a_faint_detection_carries_a_track_but_starts_none() -> None:
     assert out.confidence.tolist() == pytest.approx([0.3])
 
 
+def test_a_track_needs_more_to_start_than_to_go_on() -> None:
+    t = tracker(start_margin=0.2)
+    assert t.update(people(box(0), box(300), confidence=[0.65, 0.75]), T0).track_id.tolist() == [1]
+    assert t.update(people(box(0), box(300), confidence=[0.65, 0.55]), T0 + 0.2).xyxy.tolist() == [box(300)]
+
+
 def test_below_low_confidence_is_ignored() -> None:
     t = tracker(low_confidence=0.2)
     t.update(people(box(0)), T0)

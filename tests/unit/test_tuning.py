@@ -30,7 +30,7 @@ from stream.tuning.tune import tune
 from tests.support.media import make_video
 from tests.support.models import write_onnx, write_spec
 
-START = Settings(0.5, 0.5, 0.1, 0.2, 0.5, 2.0, 0.0, 0.3, 0.3, 1.0, 0.0)
+START = Settings(0.5, 0.5, 0.1, 0.0, 0.2, 0.5, 2.0, 0.0, 0.3, 0.3, 1.0, 0.0, False)
 GRID = {"confidence": (0.2, 0.3, 0.4, 0.6), "lost_s": (1.0, 3.0), "match_iou": (0.1, 0.3)}
 SPEC_32 = InputSpec(32, 32)
 
@@ -294,7 +294,7 @@ def test_overall_leaves_out_what_has_no_truth() -> None:
 
 
 def test_fragment_merged_into_a_config_gives_the_settings(tmp_path: Path) -> None:
-    chosen = Settings(0.35, 0.6, 0.2, 0.3, 0.4, 3.0, 4.0, 0.1, 0.5, 1.5, 0.02)
+    chosen = Settings(0.35, 0.6, 0.2, 0.15, 0.3, 0.4, 3.0, 4.0, 0.1, 0.5, 1.5, 0.02, True)
     data = yaml.safe_load(_config(tmp_path).read_text())
     fragment = yaml.safe_load(yaml.safe_dump(chosen.fragment("d")))
     data["detectors"]["d"] |= fragment.pop("detectors")["d"]
