@@ -22,7 +22,7 @@ def camera(tilt_deg: float) -> Camera:
 
 
 def people(seen_by: Camera, count: int, seed: int = 0) -> tuple[Float64Array, Float64Array]:
-    """Boxes (N, 4) of upright cylinders, 1.7 m tall and half a metre thick, that are whole in the picture, and their feet (N, 2)."""
+    """Boxes (N, 4) of upright cylinders, 1.7 m tall and half a metre thick, whole in the picture, and their feet (N, 2)."""
     rng = np.random.default_rng(seed)
     boxes: list[Float64Array] = []
     feet: list[Float64Array] = []
