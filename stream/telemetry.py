@@ -31,6 +31,13 @@ class TracingConfig(Part):
     def _possible(self) -> Self:
         if urlsplit(self.endpoint).scheme not in ("http", "https") or not urlsplit(self.endpoint).hostname:
             raise ValueError("endpoint must be an http(s) address, as in http://collector:4318/v1/traces")
-        if self.sample and find_spec("opentelemetry.exporter") is None:
+        if self.sample and not _has_exporter():
             raise ValueError("tracing needs pip install 'framewatch[tracing]'")
         return self
+
+
+def _has_exporter() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # one of its parents is missing
+        return False

@@ -1,6 +1,7 @@
 """Traces: which frames, which spans, and a collector that is slow or away."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import ValidationError
 
-from stream import tracing
+from stream import telemetry, tracing
 from stream.frame import FrameInfo
 from stream.metrics import Metrics
 from stream.telemetry import TracingConfig
@@ -44,6 +45,7 @@ class Collector(SpanExporter):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "SEND_EVERY_S", 0.005)
+    monkeypatch.setattr(tracing, "CLOSE_S", 0.5)
 
 
 @pytest.fixture
@@ -183,6 +185,27 @@ class TestCollector:
         collector.result = SpanExportResult.SUCCESS
         send_until("sent", 6)
         assert [line["event"] for line in log_lines()] == ["traces cannot be delivered", "traces are delivered again"]
+
+
+def test_without_the_extra_the_config_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:  # as where only Ray's part of opentelemetry.exporter is installed
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(telemetry, "find_spec", missing)
+    with pytest.raises(ValidationError, match=r"framewatch\[tracing\]"):
+        TracingConfig(sample=0.1)
+    assert TracingConfig().sample == 0
+
+
+def test_an_end_is_not_held_up_by_a_collector_that_hangs(make: Callable[..., Tracer], collector: Collector) -> None:
+    tracer = make()
+    collector.answers.clear()
+    traced = begin(tracer)
+    assert traced is not None
+    tracer.end(traced, 0.1)
+    begun_s = time.monotonic()
+    tracer.close()
+    assert time.monotonic() - begun_s < 2 * tracing.CLOSE_S
 
 
 @pytest.mark.parametrize("endpoint", ["collector:4318", "ftp://collector/x", "", "http://"])
