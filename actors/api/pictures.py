@@ -204,7 +204,8 @@ def _with_boxes(shown: Shown, source: SourceConfig) -> bytes:
         x1, y1, x2, y2 = found.xyxy
         objects.append(found.model_copy(update={"xyxy": (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y)}))
     draw(pixels, source.zones, source.lines, objects)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # else thin lines are pale
+    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *full_colour])
     return bytes(jpeg)
 
 
