@@ -190,6 +190,7 @@ class Ingest:
             for name, batcher in self._batchers.items():
                 self._metrics.queue_depth(name, batcher.pending())
             self._metrics.queue_depth("unsafe_messages", self._delivery.unsafe())
+            self._metrics.decode_allowance(self._allowance.gops)
             self.viewfinder.rest()
             self._relieve()
 

@@ -143,6 +143,10 @@ class Metrics:
         if self._of(source_id):
             self._gauge("source_decode", source_id, mode).set(1)
 
+    def decode_allowance(self, share: float) -> None:
+        """So much of the GOPs may be decoded beyond their key frames; see ``allowance``."""
+        self._gauge("decode_allowance_ratio").set(share)
+
     def source_asleep(self, source_id: str, asleep: bool) -> None:
         """A source's gate closed or opened."""
         if self._of(source_id):

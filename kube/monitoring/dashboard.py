@@ -129,6 +129,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             text="Share of the frames to be analysed that the service dropped because it did not keep up.",
         ),
         Panel(
+            "Decoded whole",
+            "percentunit",
+            ((f"min by (actor) (framewatch_decode_allowance_ratio{{{JOB}}})", "{{actor}}"),),
+            text="Share of the GOPs that are decoded beyond their key frames; below 1 the service does not keep up.",
+        ),
+        Panel(
             "Undecodable",
             "reqps",
             ((f'sum(rate(framewatch_frames_total{{{ONE},reason="undecodable"}}{RATE})) or vector(0)', "undecodable"),),

@@ -160,6 +160,14 @@ def _alerts(timing: Timing) -> list[Rule]:
             patience,
         ),
         _alert(
+            "FramewatchDecodesLess",
+            f"min by ({SERVICE}, actor) (framewatch_decode_allowance_ratio) < 1",
+            "warning",
+            "{{ $labels.actor }} decodes only key frames of a part of its video",
+            "{{ $value | humanizePercentage }} of the GOPs are decoded whole: the cores do not carry all sources as configured.",
+            patience,
+        ),
+        _alert(
             "FramewatchSinkBacklog",
             f"{pending} > 10 * sum by ({SERVICE}, actor) (rate(framewatch_events_total[{recent}]))\nand\n{pending} > 10\n",
             "warning",

@@ -58,6 +58,7 @@ EVENTS = 'framewatch_events_total{job="framewatch",topic="tracks",actor="aggrega
 SPOOL = 'framewatch_sink_spool_bytes{job="framewatch",actor="aggregator-0"}'
 ROOM = 'framewatch_sink_spool_limit_bytes{job="framewatch",actor="aggregator-0"}'
 LOST = 'framewatch_events_dropped_total{job="framewatch",topic="tracks",actor="aggregator-0"}'
+ALLOWANCE = 'framewatch_decode_allowance_ratio{job="framewatch",actor="ingest-0"}'
 FAULTS = 'framewatch_actor_faults{job="framewatch",actor="Control"}'
 OTHERS = {f'framewatch_slo_frames_total{{job="framewatch",source="cam{i}"}}': "0+800x450" for i in range(9)}
 BUILD = {'framewatch_build_info{job="framewatch"}': "1x450"}
@@ -97,6 +98,8 @@ CASES: list[tuple[str, str, dict[str, str], str, list[dict[str, str]]]] = [
     ("a spool that fills", "1m", {SPOOL: "900x10", ROOM: "1000x10"}, "5m", [other("SpoolFills", "critical", **AGGREGATOR)]),
     ("no spool at all", "1m", {SPOOL: "0x10", ROOM: "0x10"}, "5m", []),
     ("events lost", "1m", {LOST: "0x5 7x10"}, "7m", [other("EventsLost", **JOB, topic="tracks")]),
+    ("decoding less for long", "1m", {ALLOWANCE: "1x5 0.4x10"}, "10m", [other("DecodesLess", **JOB, actor="ingest-0")]),
+    ("decoding less for a moment", "1m", {ALLOWANCE: "1x5 0.4 1x10"}, "7m", []),
     ("an actor that does not answer", "1m", {FAULTS: "0x5 1x10"}, "9m", [other("ActorFault", **JOB)]),
 ]
 

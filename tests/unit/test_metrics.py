@@ -253,6 +253,11 @@ def test_what_control_tells(metrics: Metrics) -> None:
     assert value(samples, "reconcile_failures_total") == 0
 
 
+def test_how_much_may_be_decoded(metrics: Metrics) -> None:
+    metrics.decode_allowance(0.7)
+    assert value(parse(metrics.expose()), "decode_allowance_ratio") == 0.7
+
+
 def test_no_label_holds_a_secret(metrics: Metrics) -> None:
     metrics.queue_depth("rtsp://viewer:Z9secret@camera/1", 1)
     assert b"Z9secret" not in metrics.expose()
