@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from stream.checkpoint import Checkpoint
 from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
-from stream.errors import AggregatorUnavailable
+from stream.door import Address, Caller, Door
+from stream.errors import AggregatorUnavailable, DoorClosed
 from stream.frame import FrameKey
 from stream.logs import configure_process
 from stream.metrics import Metrics
@@ -81,6 +83,9 @@ class AggregatorActor:
         self._sink = open_sinks(config.sinks, folder / "spool")
         self._aggregator: Aggregator | None = None
         self._making = threading.Lock()
+        self._door: Door | None = None
+        with suppress(OSError):
+            self._door = Door(self._answer)
         self._pending, self._fewer_s = 0, time.monotonic()
         self._lease = Lease(self._tick, self._close, TICK_S)
 
@@ -138,6 +143,14 @@ class AggregatorActor:
         """See ``stream.deliver.Receiver``."""
         return self._told().progress(sender)
 
+    def door(self) -> Address | None:
+        """Where ingest actors of this host may call ``process`` and ``progress``; None where there are no doors."""
+        return self._door.address if self._door else None
+
+    def _answer(self, request: tuple[str, tuple[Any, ...]]) -> Receipt:
+        method, arguments = request
+        return self.process(*arguments) if method == "process" else self.progress(*arguments)
+
     def config_digest(self) -> str:
         """Digest of the config that this actor was made with."""
         return self._digest
@@ -160,6 +173,8 @@ class AggregatorActor:
         self._ray_metrics.publish()
 
     def _close(self) -> None:
+        if self._door:
+            self._door.close()
         if self._aggregator is not None:
             self._aggregator.close()
         self._sink.close()
@@ -168,11 +183,12 @@ class AggregatorActor:
 
 
 class RemoteAggregator:
-    """An AggregatorActor as ``stream.deliver`` sees it."""
+    """An AggregatorActor as ``stream.deliver`` sees it: called through its door where it is on this host, else by Ray."""
 
     def __init__(self, name: str):
         self._name = name
         self._actor: ActorHandle[Any] | None = None
+        self._caller: Caller | None = None
 
     def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
         """See ``stream.deliver.Receiver``."""
@@ -182,12 +198,29 @@ class RemoteAggregator:
         """See ``stream.deliver.Receiver``."""
         return self._call("progress", sender)
 
-    def _call(self, method: str, *args: object) -> Receipt:
+    def _call(self, method: str, *arguments: object) -> Receipt:
         try:
             if self._actor is None:
-                self._actor = ray.get_actor(self._name, names.NAMESPACE)
-            receipt: Receipt = ray.get(getattr(self._actor, method).remote(*args), timeout=CALL_TIMEOUT_S)
+                self._actor = self._find()
+            if self._caller is not None:
+                receipt: Receipt = self._caller.call((method, arguments)).result(CALL_TIMEOUT_S)
+            else:
+                receipt = ray.get(getattr(self._actor, method).remote(*arguments), timeout=CALL_TIMEOUT_S)
             return receipt
-        except (RayError, ValueError) as error:  # ValueError: no actor of that name yet
-            self._actor = None
+        except (RayError, DoorClosed, RuntimeError, ValueError) as error:  # ValueError: no actor of that name yet
+            self._lose()
             raise AggregatorUnavailable(f"{self._name}: {reason(error)}") from error
+
+    def _find(self) -> ActorHandle[Any]:
+        actor = ray.get_actor(self._name, names.NAMESPACE)
+        asked: Any = actor.door.remote()
+        door: Address | None = ray.get(asked, timeout=CALL_TIMEOUT_S)
+        if door is not None:
+            with suppress(DoorClosed):  # it is on another host
+                self._caller = Caller(door)
+        return actor
+
+    def _lose(self) -> None:
+        if self._caller is not None:
+            self._caller.close()
+        self._actor = self._caller = None

@@ -47,7 +47,8 @@ def detector_replicas(context: Context) -> tuple[float, dict[str, Any]]:
     busy = metrics.get("busy", {})
     if not busy:
         return context.target_num_replicas, {}
-    wanted = max(sum(busy.values()) / TARGET_BUSY, context.total_num_requests / BATCHES_AT_ONCE)
+    under_way = max(context.total_num_requests, sum(metrics.get("batches", {}).values()))  # Serve sees not those of doors
+    wanted = max(sum(busy.values()) / TARGET_BUSY, under_way / BATCHES_AT_ONCE)
     late = max(metrics.get("late", {}).values(), default=0.0)
     if late > LATE and sum(busy.values()) > len(busy) / 2:
         wanted = max(wanted, context.current_num_replicas + 1)
@@ -108,7 +109,7 @@ class Load:
         self._latency_s, self._monotonic = latency_s, monotonic
         self._lock = threading.Lock()
         self._batches = 0
-        self._busy_s = self._late = 0.0
+        self._busy_s = self._batch_s = self._late = 0.0
         self._changed_s = self._taken_s = monotonic()
 
     def begin(self) -> None:
@@ -126,17 +127,19 @@ class Load:
                 self._late = max(self._late, (self._changed_s - due_s) / self._latency_s)
 
     def take(self) -> dict[str, float]:
-        """Since the last call: ``busy``, the share of the time in which there was a batch, and ``late``, the greatest share of
-        the latency budget that was used up when a batch was done."""
+        """Since the last call: ``busy``, the share of the time in which there was a batch, ``batches``, how many there were on
+        average, and ``late``, the greatest share of the latency budget that was used up when a batch was done."""
         with self._lock:
             self._pass()
             elapsed_s = max(self._changed_s - self._taken_s, 1e-9)
-            taken = {"busy": self._busy_s / elapsed_s, "late": self._late}
-            self._busy_s, self._late, self._taken_s = 0.0, 0.0, self._changed_s
+            taken = {"busy": self._busy_s / elapsed_s, "batches": self._batch_s / elapsed_s, "late": self._late}
+            self._busy_s = self._batch_s = self._late = 0.0
+            self._taken_s = self._changed_s
         return taken
 
     def _pass(self) -> None:
         now_s = self._monotonic()
         if self._batches:
             self._busy_s += now_s - self._changed_s
+            self._batch_s += self._batches * (now_s - self._changed_s)
         self._changed_s = now_s

@@ -1,19 +1,24 @@
 """Detectors under Ray Serve: the replica, and the client by which ingest actors call it.
 
-On one host a batch lies in shared memory (``stream.ring``) and the call only says where. A replica elsewhere says that
-it cannot see it; then the batch goes through Ray's object store, and so do those of the next ``ELSEWHERE_S``.
+On one host a batch lies in shared memory (``stream.ring``) and the call only says where. With its first answer a replica tells
+of its door (``stream.door``), through which further batches come to it without Serve; now and then one goes by Serve all the
+same, to hear of other replicas. A replica elsewhere says that it cannot see the memory; then the batch goes through Ray's
+object store, and so do those of the next ``ELSEWHERE_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import numpy as np
@@ -29,7 +34,9 @@ from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import load_detector
 from stream.dispatch import BATCHES_AT_ONCE as BATCHES_OF_A_DISPATCHER
-from stream.errors import DetectorError, DetectorUnavailable, SlotUnavailable
+from stream.dispatch import PendingDetections
+from stream.door import Address, Call, Caller, Door
+from stream.errors import DetectorError, DetectorUnavailable, DoorClosed, SlotUnavailable
 from stream.frame import FrameBatch, FrameInfo, Uint8Array
 from stream.logs import LogSettings, configure_process, get_logger
 from stream.metrics import Metrics
@@ -40,6 +47,8 @@ from stream.scaling import Replicas
 logger = get_logger(__name__)
 
 CALL_TIMEOUT_S = 30.0
+LOOK_S = 5.0  # so often a batch goes by Serve, which hands it to a replica that may be new; also after all doors were closed
+MAX_DOORS = 32  # replicas of this host that a client knows
 ELSEWHERE_S = 30.0  # one call in vain in this time, to notice that a replica has come to this host
 
 
@@ -50,6 +59,14 @@ class BatchInRing:
     detector: str
     frames: tuple[FrameInfo, ...]
     slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a replica answers by Serve to a batch in shared memory: the detections, and where its door is, if it has one."""
+
+    detections: tuple[Detections, ...]
+    door: Address | None = None
 
 
 class DetectorReplica:
@@ -69,26 +86,30 @@ class DetectorReplica:
         self._executor = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="detect")
         self._reader = RingReader()
         self._load = Load(latency_s)
+        self._door: Door | None = None
+        with suppress(OSError):
+            self._door = Door(self._detect)
 
-    async def detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
+    async def detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...] | Answer:
         """Objects in each frame of the batch, in pixels of the source frames.
 
         Raises:
             DetectorError: the model failed on the batch.
             SlotUnavailable: its images cannot be seen from here.
         """
+        detections = await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
+        return detections if isinstance(batch, FrameBatch) else Answer(detections, self._door.address if self._door else None)
+
+    def _detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
         here = isinstance(batch, BatchInRing)
         self._load.begin()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._detect, batch)
+            if isinstance(batch, FrameBatch):
+                return self._detector.detect(batch)
+            with self._reader.images(batch.slot) as images:
+                return self._detector.detect(FrameBatch(batch.detector, batch.frames, images))
         finally:
             self._load.end(min(info.due_s for info in batch.frames) if here else None)
-
-    def _detect(self, batch: FrameBatch | BatchInRing) -> tuple[Detections, ...]:
-        if isinstance(batch, FrameBatch):
-            return self._detector.detect(batch)
-        with self._reader.images(batch.slot) as images:
-            return self._detector.detect(FrameBatch(batch.detector, batch.frames, images))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve, where the number of replicas is not fixed: see ``actors.autoscaling``."""
@@ -149,7 +170,9 @@ class ServeDetector:
         # By value over gRPC a small message costs a third of an actor call; images go through the object store.
         self._small = handle.options(method_name="detect", _by_reference=False, request_serialization="pickle")
         self._large = handle.options(method_name="detect", _by_reference=True)
-        self._elsewhere_until_s = 0.0
+        self._elsewhere_until_s = self._look_s = 0.0
+        self._callers: deque[Caller] = deque()  # of replicas on this host, the one that is to be asked next first
+        self._lock = threading.Lock()
         self._ring: Ring | None = None
         try:
             self._ring = Ring(BATCHES_OF_A_DISPATCHER, batch_size * spec.width * spec.height * 3)
@@ -165,33 +188,99 @@ class ServeDetector:
         if self._ring:
             self._ring.release(batch.images)
 
-    def submit(self, batch: FrameBatch) -> ServeDetections:
+    def submit(self, batch: FrameBatch) -> PendingDetections:
         """Send a batch; returns at once."""
         slot = self._ring.describe(batch.images) if self._ring and time.monotonic() >= self._elsewhere_until_s else None
         if slot is None:
             return ServeDetections(self._send(batch))
-        again = partial(self._submit_elsewhere, batch)
-        return ServeDetections(self._send(BatchInRing(batch.detector, batch.frames, slot)), again)
+        request, elsewhere = BatchInRing(batch.detector, batch.frames, slot), partial(self._submit_elsewhere, batch)
+        while (caller := self._next_caller()) is not None:
+            with suppress(DoorClosed):
+                call = caller.call(request)
+                self._count("ring")
+                return DoorDetections(call, partial(self._submit_again, caller, request, elsewhere), elsewhere)
+            self._forget(caller)
+        return ServeDetections(self._send(request), elsewhere, self._learn)
+
+    def _submit_again(self, caller: Caller, request: BatchInRing, elsewhere: Callable[[], ServeDetections]) -> ServeDetections:
+        """The replica has gone: let Serve find another one."""
+        self._forget(caller)
+        return ServeDetections(self._send(request), elsewhere, self._learn)
+
+    def _next_caller(self) -> Caller | None:
+        """The replica of this host whose turn it is; None where none is known, or Serve should choose one."""
+        with self._lock:
+            now_s = time.monotonic()
+            if not self._callers or now_s >= self._look_s:
+                self._look_s = now_s + LOOK_S
+                return None
+            self._callers.rotate(-1)
+            return self._callers[-1]
+
+    def _learn(self, door: Address) -> None:
+        """A replica has told where its door is."""
+        with self._lock:
+            known = len(self._callers) == MAX_DOORS or any(caller.address == door for caller in self._callers)
+        if not known:
+            with suppress(DoorClosed):
+                caller = Caller(door)
+                with self._lock:
+                    self._callers.append(caller)
+
+    def _forget(self, caller: Caller) -> None:
+        caller.close()
+        with self._lock, suppress(ValueError):
+            self._callers.remove(caller)
 
     def _submit_elsewhere(self, batch: FrameBatch) -> ServeDetections:
         self._elsewhere_until_s = time.monotonic() + ELSEWHERE_S
         return ServeDetections(self._send(batch))
 
     def close(self) -> None:
-        """Let go of the shared memory."""
+        """Let go of the shared memory, and of the doors."""
+        for caller in list(self._callers):
+            self._forget(caller)
         if self._ring:
             self._ring.close()
 
     def _send(self, batch: FrameBatch | BatchInRing) -> DeploymentResponse[Any] | Exception:
         try:
             small = isinstance(batch, BatchInRing)
-            self._metrics.batch_sent(self._name, "ring" if small else "object_store")
-            if self._ring:
-                self._metrics.queue_depth(f"ring_{self._name}", self._ring.taken)
+            self._count("ring" if small else "object_store")
             response: DeploymentResponse[Any] = (self._small if small else self._large).remote(batch)  # type: ignore[assignment]
             return response
         except (RayError, RayServeException) as error:
             return error
+
+    def _count(self, way: Literal["ring", "object_store"]) -> None:
+        self._metrics.batch_sent(self._name, way)
+        if self._ring:
+            self._metrics.queue_depth(f"ring_{self._name}", self._ring.taken)
+
+
+class DoorDetections:
+    """The answer that is on its way through a door.
+
+    Args:
+        call: to the replica.
+        again: sends the batch by Serve, where the replica is not there any more.
+        elsewhere: sends it by value, where the replica cannot see the shared memory.
+    """
+
+    def __init__(self, call: Call, again: Callable[[], ServeDetections], elsewhere: Callable[[], ServeDetections]):
+        self._call, self._again, self._elsewhere = call, again, elsewhere
+
+    def result(self) -> tuple[Detections, ...]:
+        """See ``ServeDetections.result``."""
+        try:
+            detections: tuple[Detections, ...] = self._call.result(CALL_TIMEOUT_S)
+            return detections
+        except DoorClosed:
+            return self._again().result()
+        except SlotUnavailable:
+            return self._elsewhere().result()
+        except RuntimeError as error:
+            raise DetectorError(str(error)) from error
 
 
 class ServeDetections:
@@ -200,10 +289,16 @@ class ServeDetections:
     Args:
         response: either.
         again: sends the batch in another way, for a replica that cannot see the shared memory; None where there is none.
+        learn: is told of the replica's door.
     """
 
-    def __init__(self, response: DeploymentResponse[Any] | Exception, again: Callable[[], ServeDetections] | None = None):
-        self._response, self._again = response, again
+    def __init__(
+        self,
+        response: DeploymentResponse[Any] | Exception,
+        again: Callable[[], ServeDetections] | None = None,
+        learn: Callable[[Address], None] | None = None,
+    ):
+        self._response, self._again, self._learn = response, again, learn
 
     def result(self) -> tuple[Detections, ...]:
         """Wait for the detections.
@@ -215,8 +310,12 @@ class ServeDetections:
         try:
             if isinstance(self._response, Exception):
                 raise self._response
-            detections: tuple[Detections, ...] = self._response.result(timeout_s=CALL_TIMEOUT_S)
-            return detections
+            answer: tuple[Detections, ...] | Answer = self._response.result(timeout_s=CALL_TIMEOUT_S)
+            if not isinstance(answer, Answer):
+                return answer
+            if answer.door and self._learn:
+                self._learn(answer.door)
+            return answer.detections
         except SlotUnavailable:
             if self._again is None:
                 raise

@@ -30,7 +30,7 @@ from stream.frame import Frame, FrameBatch, FrameInfo, Uint8Array
 
 DropReason = Literal["queue_full", "stale"]
 
-MAX_WINDOW_S = 0.15  # 8 cameras at 5 frames/s bring 6 frames in it; a Serve call of 1 costs 5 ms of CPU a frame, of 8 0.8 ms
+MAX_WINDOW_S = 0.1  # 8 cameras at 5 frames/s bring 4 frames in it; a batch costs about 1 ms of CPU, its frames apart
 RESERVE = 0.2  # of the budget, for decoding before
 MOST_DETECTOR, MOST_EMIT = 0.5, 0.25  # of the budget; one that was slow once must not have every frame shed for good
 WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
@@ -44,7 +44,7 @@ def batch_window_s(latency_s: float, rest_s: float) -> float:
     """How long a frame may wait for company, in seconds.
 
     ``spare = latency_s * (1 - RESERVE) - rest_s`` is what the latency budget leaves; the window is ``WINDOW_SHARE`` of
-    that, from 0 to ``MAX_WINDOW_S``. With 500 ms and 30 ms for the detector and what follows: (400 - 30) * 0.4 = 148 ms;
+    that, from 0 to ``MAX_WINDOW_S``. With 200 ms and 30 ms for the detector and what follows: (160 - 30) * 0.4 = 52 ms;
     with 100 ms: (80 - 30) * 0.4 = 20 ms.
     """
     spare_s = latency_s * (1 - RESERVE) - rest_s

@@ -21,6 +21,7 @@
     │   └── DetectorUnavailable (Retryable) no replica can be asked at present
     │       └── SlotUnavailable (Retryable) a batch in shared memory cannot be read there; it must travel by value
     ├── AggregatorUnavailable   (Retryable) the aggregator cannot be reached at present
+    ├── DoorClosed              (Retryable) a process of this host does not answer; there may be another way to it
     └── SinkError               an event could not be written
         └── SinkUnavailable     (Retryable) the broker cannot be reached at present
 
@@ -151,6 +152,10 @@ class SlotReused(DetectorError):
 
 class AggregatorUnavailable(FramewatchError, Retryable):
     """The aggregator cannot be reached at present; it is being restarted."""
+
+
+class DoorClosed(FramewatchError, Retryable):
+    """A process cannot be called directly: it is on another host, has ended, or does not answer."""
 
 
 class SinkError(FramewatchError):

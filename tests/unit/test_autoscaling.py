@@ -35,6 +35,7 @@ def metrics(busy: list[float], late: float = 0.0) -> Mapping[str, Mapping[str, f
         (Context(aggregated_metrics=metrics([0.35])), 1),  # the second one has just been started
         (Context(aggregated_metrics=metrics([1.0, 1.0])), 2 / 0.7),
         (Context(total_num_requests=8.0, aggregated_metrics=metrics([0.3, 0.3])), 4),  # a backlog
+        (Context(aggregated_metrics=metrics([0.3, 0.3]) | {"batches": {"0": 6.0, "1": 2.0}}), 4),  # the same, through doors
         (Context(aggregated_metrics=metrics([0.6, 0.6], late=0.9)), 3),  # late and busy
         (Context(aggregated_metrics=metrics([0.2, 0.2], late=0.9)), 1),  # late, but it is not the detector
         (Context(aggregated_metrics=metrics([0.6, 0.6], late=0.6)), 1.2 / 0.7),
@@ -106,11 +107,11 @@ def test_the_load_of_a_replica() -> None:
     step(1)
     load.end(None)
     step(1)
-    assert load.take() == {"busy": pytest.approx(3 / 5), "late": pytest.approx(0.5)}
+    assert load.take() == {"busy": pytest.approx(3 / 5), "batches": pytest.approx(4 / 5), "late": pytest.approx(0.5)}
     load.begin()
     step(2)
-    assert load.take() == {"busy": pytest.approx(1.0), "late": 0.0}
+    assert load.take() == {"busy": pytest.approx(1.0), "batches": pytest.approx(1.0), "late": 0.0}
     step(1)
     load.end(now[0] - 1)
     step(1)
-    assert load.take() == {"busy": pytest.approx(0.5), "late": pytest.approx(2.0)}
+    assert load.take() == {"busy": pytest.approx(0.5), "batches": pytest.approx(0.5), "late": pytest.approx(2.0)}

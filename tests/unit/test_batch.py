@@ -89,7 +89,7 @@ class TestFrameBuffer:
 
 class TestWindow:
     @pytest.mark.parametrize(
-        ("latency_s", "detector_s", "window_s"), [(0.5, 0.03, 0.148), (0.8, 0.03, MAX_WINDOW_S), (0.1, 0.03, 0.02), (0.1, 0.5, 0.0)]
+        ("latency_s", "detector_s", "window_s"), [(0.2, 0.03, 0.052), (0.5, 0.03, MAX_WINDOW_S), (0.1, 0.03, 0.02), (0.1, 0.5, 0.0)]
     )
     def test_follows_from_slo_and_detector_time(self, latency_s: float, detector_s: float, window_s: float) -> None:
         assert batch_window_s(latency_s, detector_s) == pytest.approx(window_s)

@@ -10,17 +10,19 @@ from grpc import RpcError
 from ray.exceptions import ActorUnavailableError
 
 from actors import detector as module
-from actors.detector import BatchInRing, ServeDetector
+from actors.detector import LOOK_S, Answer, BatchInRing, ServeDetector
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.dispatch import BATCHES_AT_ONCE
-from stream.errors import DetectorError, DetectorUnavailable, SlotUnavailable
+from stream.door import Address
+from stream.errors import DetectorError, DetectorUnavailable, DoorClosed, FramewatchError, SlotUnavailable
 from stream.frame import FrameBatch, FrameInfo
 from stream.metrics import Metrics
 from stream.ring import RingReader
 
 INFO = FrameInfo("a", "", 0, 0.0, 0.0, 64, 64, 0.0, 0.0)
 SHAPE = (1, 8, 8, 3)
+DOOR = Address("here", "door")
 
 
 class Handle:
@@ -41,13 +43,53 @@ class Handle:
         return self
 
     def result(self, timeout_s: float) -> Any:
-        return self._answer(pickle.loads(self._batch))
+        batch = pickle.loads(self._batch)
+        found = self._answer(batch)
+        return Answer(found, DOOR) if isinstance(batch, BatchInRing) else found
 
 
-def client(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Any], Any]) -> tuple[ServeDetector, Handle, Metrics]:
+class Replica:
+    """What is behind the door: answers as ``answer`` does, unless it is ``closed``."""
+
+    def __init__(self, answer: Callable[[Any], Any]):
+        self._answer, self.closed, self.calls = answer, False, 0
+
+    def __call__(self, address: Address) -> "Replica":
+        if self.closed:
+            raise DoorClosed("nobody is there")
+        self.address = address
+        return self
+
+    def call(self, batch: Any) -> "Replica":
+        self.calls += 1
+        self._batch = pickle.dumps(batch)
+        return self
+
+    def result(self, timeout_s: float) -> Any:
+        if self.closed:
+            raise DoorClosed("it has ended")
+        try:
+            return self._answer(pickle.loads(self._batch))
+        except FramewatchError:
+            raise
+        except Exception as error:
+            raise RuntimeError(str(error)) from error
+
+    def close(self) -> None:
+        pass
+
+
+def client(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[Any], Any], replica: Replica | None = None
+) -> tuple[ServeDetector, Handle, Metrics]:
     handle, metrics = Handle(answer), Metrics()
     monkeypatch.setattr(module.serve, "get_deployment_handle", lambda *_: handle)
+    monkeypatch.setattr(module, "Caller", replica or no_door)
     return ServeDetector("people", 4, InputSpec(8, 8), metrics), handle, metrics
+
+
+def no_door(_: Address) -> Replica:
+    raise DoorClosed("it is on another host")
 
 
 def filled(detector: ServeDetector, value: int) -> FrameBatch:
@@ -77,6 +119,57 @@ def test_on_one_host_only_the_place_of_a_batch_travels(monkeypatch: pytest.Monke
         detector.release(batch)
     assert set(handle.sent) == {"BatchInRing"}
     assert b'batches_sent_total{detector="people",way="ring"} 11.0' in metrics.expose()
+    detector.close()
+
+
+def test_a_replica_is_called_through_its_door_once_it_has_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, now_s = RingReader(), 100.0
+
+    def answer(batch: BatchInRing) -> tuple[Detections, ...]:
+        with reader.images(batch.slot) as images:
+            return brightness(images)
+
+    def ask(value: int) -> None:
+        batch = filled(detector, value)
+        (found,) = detector.submit(batch).result()
+        assert found.xyxy[0, 2] == value
+        detector.release(batch)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s)
+    replica = Replica(answer)
+    detector, handle, metrics = client(monkeypatch, answer, replica)
+    for value in (1, 2, 3):
+        ask(value)
+    assert (len(handle.sent), replica.calls) == (1, 2)
+    now_s += LOOK_S
+    for value in (4, 5):
+        ask(value)  # Serve is asked for others now and then
+    assert (len(handle.sent), replica.calls) == (2, 3)
+    replica.closed = True
+    for value in (6, 7):
+        ask(value)  # the batch that was lost with the replica goes by Serve
+    assert (len(handle.sent), replica.calls) == (4, 4)
+    assert b'batches_sent_total{detector="people",way="ring"} 8.0' in metrics.expose()
+    detector.close()
+
+
+def test_what_goes_wrong_behind_a_door_is_told_as_by_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = []
+
+    def answer(batch: Any) -> tuple[Detections, ...]:
+        if errors and isinstance(batch, BatchInRing):
+            raise errors[0]
+        return brightness(batch.images) if isinstance(batch, FrameBatch) else ()
+
+    detector, handle, _ = client(monkeypatch, answer, Replica(answer))
+    detector.submit(filled(detector, 1)).result()
+    errors[:] = [ValueError("a bug")]
+    with pytest.raises(DetectorError, match="a bug"):
+        detector.submit(filled(detector, 2)).result()
+    errors[:] = [SlotUnavailable("in another container")]
+    (found,) = detector.submit(filled(detector, 3)).result()
+    assert found.xyxy[0, 2] == 3
+    assert handle.sent == ["BatchInRing", "FrameBatch"]
     detector.close()
 
 
