@@ -180,11 +180,12 @@ class ZoneCounter:
                     if not stay.entered and t_s - stay.since_s >= self._config.enter_s - TOLERANCE_S:
                         stay.entered = True
                         entered[zone.name].append(ids[row])
-            behind = self._points(hidden, zone.anchor, width, height)
-            for row in np.flatnonzero(zone.geometry.contains(behind, width, height)).tolist():
-                if hidden_ids[row] in zone.stays:
-                    stay = zone.stays[hidden_ids[row]]
-                    stay.inside_s, stay.outside_s = t_s, None
+            if hidden_ids:
+                behind = self._points(hidden, zone.anchor, width, height)
+                for row in np.flatnonzero(zone.geometry.contains(behind, width, height)).tolist():
+                    if hidden_ids[row] in zone.stays:
+                        stay = zone.stays[hidden_ids[row]]
+                        stay.inside_s, stay.outside_s = t_s, None
             for track_id, stay in zone.stays.items():
                 if stay.outside_s is None and stay.inside_s < t_s == self._tracks[track_id].seen_s:
                     stay.outside_s = t_s

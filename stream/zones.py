@@ -42,7 +42,8 @@ def anchors(xyxy: npt.NDArray[np.floating], anchor: Anchor, width: int, height: 
 
 def drawn_in(points_px: Float64Array, width: int, height: int) -> Float64Array:
     """``points_px`` (N, 2), moved into a frame of this size where they are outside it."""
-    return np.clip(points_px, 0, (width - EDGE_PX, height - EDGE_PX))
+    least = np.maximum(points_px, 0)  # these two cost a third of np.clip
+    return np.minimum(least, (width - EDGE_PX, height - EDGE_PX), out=least)
 
 
 class PolygonZone:
