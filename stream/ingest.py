@@ -22,6 +22,7 @@ from stream.frame import Frame
 from stream.gate import Gate, Presence
 from stream.logs import get_logger
 from stream.metrics import Metrics
+from stream.processes import core_count
 from stream.rules import AlertRule
 from stream.viewfinder import Look, Picture, Viewfinder
 from stream.worker import SourceParts, SourceStatus, SourceWorker
@@ -94,6 +95,9 @@ class Ingest:
             )
             for name, client in clients.items()
         ]
+        # Packets of cameras in step come together. Where they take turns on the cores, each costs 4 to 7 % more to decode, and all
+        # of them are late; one after another only the last ones are.
+        self._turn = threading.Semaphore(core_count())
         for dispatcher in self._dispatchers:
             dispatcher.start()
         self._progress_thread = threading.Thread(target=self._follow_progress, name="progress", daemon=True)
@@ -142,6 +146,7 @@ class Ingest:
             viewfinder=self.viewfinder,
             allowance=self._allowance,
             recorder=self._desk.recorder(source.id) if self._desk is not None else None,
+            turn=self._turn,
         )
         worker = SourceWorker(source, parts, batcher, self._delivery, self._clock, self._metrics)
         worker.start()

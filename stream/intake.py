@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 from av.video.frame import PictureType
 
@@ -54,19 +55,21 @@ class IntakeTally:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Where an intake counts.
+    """What an intake has to do with others: where it counts, and when it may decode.
 
     Attributes:
         tally: what has been done.
         dropped: told of frames that are not analysed, by reason and number.
         answered: whether the detector has answered for all frames given so far; may wait for it where that loses nothing.
         hopeless: whether the frame of a ticket could not be in time any more if it went to the detector now.
+        turn: held while decoding, so that no more sources decode at once than there are cores.
     """
 
     tally: IntakeTally
     dropped: Callable[[str, int], None]
     answered: Callable[[], bool]
     hopeless: Callable[[Ticket], bool] = lambda ticket: False
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,8 @@ class Intake:
     def _decode(self, packet: Packet, ticket: Ticket, *, skippable: bool = False, alone: bool = False) -> list[DecodedFrame]:
         cpu_s, decoded, undecodable = time.thread_time(), self._decoder.decoded, self._decoder.undecodable
         decoder = self._decoder
-        frames = decoder.decode_alone(packet, ticket) if alone else decoder.decode(packet, ticket, skippable=skippable)
+        with self._out.turn:
+            frames = decoder.decode_alone(packet, ticket) if alone else decoder.decode(packet, ticket, skippable=skippable)
         failed = self._decoder.undecodable - undecodable
         if failed:
             self._out.dropped("undecodable", failed)

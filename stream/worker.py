@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -82,6 +83,7 @@ class SourceParts:
         viewfinder: shows the frames to whoever looks; nobody does without one.
         allowance: what the machine can bear, shared by the sources of a process.
         recorder: keeps the newest packets, for the evidence of alerts.
+        turn: held while decoding, see ``Outcomes``; shared likewise.
     """
 
     spec: InputSpec
@@ -91,6 +93,7 @@ class SourceParts:
     viewfinder: Viewfinder | None = None
     allowance: Allowance | None = None
     recorder: Recorder | None = None
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
 class SourceWorker:
@@ -244,7 +247,7 @@ class SourceWorker:
 
         with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
-            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless)
+            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, self._parts.turn)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
             if recorder is not None:

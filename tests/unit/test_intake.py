@@ -1,8 +1,10 @@
 """Intake: with real codecs, the same frames are analysed whatever is decoded for them."""
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +50,7 @@ def take(
     damage: int | None = None,
     effort: Effort | None = None,
     late: Callable[[float], bool] | None = None,
+    turn: AbstractContextManager[object] | None = None,
     **settings: object,
 ) -> Taken:
     config = SourceConfig(id="cam", uri=str(path), **settings)  # type: ignore[arg-type]
@@ -65,7 +68,7 @@ def take(
         return decoded.frame.to_ndarray(format="bgr24")
 
     with FileSource(config.model_copy(update={"realtime": False}), clock) as source:
-        outcomes = Outcomes(taken.tally, dropped, lambda: True, hopeless)
+        outcomes = Outcomes(taken.tally, dropped, lambda: True, hopeless, turn or nullcontext())
         intake = Intake(config, source, scale, effort, gate, clock, outcomes)
         for number, packet in enumerate(source.packets()):
             assert isinstance(packet, Packet)
@@ -116,6 +119,35 @@ def test_a_stream_that_refreshes_its_pictures_bit_by_bit_is_decoded_in_full(tmp_
     full, fast = take(path, fps=fps, decode="full"), take(path, fps=fps, decode="fast")
     assert fast == full
     assert fast.level == "full"
+
+
+class Turn:
+    """Is asked for, and given once ``granted``; counts."""
+
+    def __init__(self) -> None:
+        self.asked, self.granted, self.taken = threading.Event(), threading.Event(), 0
+
+    def __enter__(self) -> None:
+        self.asked.set()
+        assert self.granted.wait(30)
+        self.taken += 1
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("decode", ["full", "fast", "key"])
+def test_nothing_is_decoded_out_of_turn(tmp_path: Path, decode: str) -> None:
+    path = make_video(tmp_path / "clip.mp4", 25, gop=5)
+    turn, found = Turn(), list[Taken]()
+    thread = threading.Thread(target=lambda: found.append(take(path, fps=5, decode=decode, turn=turn)))
+    thread.start()
+    assert turn.asked.wait(30)
+    assert not found
+    turn.granted.set()
+    thread.join()
+    assert found[0] == take(path, fps=5, decode=decode)
+    assert turn.taken == found[0].tally.decoded
 
 
 def test_packets_behind_the_last_analysed_frame_of_a_gop_are_not_decoded(tmp_path: Path) -> None:
