@@ -19,7 +19,7 @@ from stream.slo import SloTracker
 
 SETTLE = timedelta(seconds=3)
 """The first windows of a camera are not held against the truth: its people must be seen a few times before they count."""
-OCCUPANCY_PERCENT = 15.0
+OCCUPANCY_PERCENT = 10.0
 CROSSINGS_PERCENT = 15.0
 """The promised error: that of every second's occupancy, and that of the crossings of every line and direction."""
 FEW_CROSSINGS = 4
