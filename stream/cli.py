@@ -16,6 +16,7 @@ from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
 from stream.commands.models import models
 from stream.commands.quantize import quantize
+from stream.commands.service import sources, status, top
 from stream.commands.simulate import simulate
 from stream.commands.synthesize import synthesize
 from stream.commands.train import train
@@ -274,7 +275,7 @@ def tail(
         click.echo(record.json() if as_json else render(record))
 
 
-for command in (capacity, models, simulate, synthesize, train, evaluate, quantize, tune):
+for command in (status, top, sources, capacity, models, simulate, synthesize, train, evaluate, quantize, tune):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from actors.api.backend import Backend, Edit, TheBackend
 from actors.api.etags import IfMatch, check_match, etag
 from actors.api.problems import Problem
 from actors.api.sources import find_source, source_named, view_of
-from actors.api.views import SourceView
 from actors.desired import Changes
 from stream.config import SourceConfig
 from stream.config_file import fault_of
@@ -21,6 +20,7 @@ from stream.errors import Fault
 from stream.part import Name
 from stream.reach import reach_faults
 from stream.redact import redact
+from stream.views import SourceView
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])
 MAX_SOURCES = 1000

@@ -11,7 +11,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from actors.api.access import Viewer, viewer
 from actors.api.backend import TheBackend
 from actors.api.problems import Problem
-from actors.api.views import (
+from stream.metrics import merge_expositions
+from stream.slo import SERVICE, SloCounts
+from stream.views import (
     CallerView,
     DetectorView,
     ObjectiveView,
@@ -21,8 +23,6 @@ from actors.api.views import (
     SizeView,
     slo_view,
 )
-from stream.metrics import merge_expositions
-from stream.slo import SERVICE, SloCounts
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 router = APIRouter(tags=["service"])

@@ -8,10 +8,10 @@ from actors.api.access import viewer
 from actors.api.backend import Backend, TheBackend
 from actors.api.etags import etag
 from actors.api.problems import Problem
-from actors.api.views import SourceView, StatusView, latency_view
 from stream.analyser import SourceTally
 from stream.config import SourceConfig
 from stream.redact import redact
+from stream.views import SourceView, StatusView, latency_view
 from stream.worker import SourceStatus
 
 router = APIRouter(prefix="/v1/sources", tags=["sources"])

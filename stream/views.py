@@ -1,4 +1,4 @@
-"""What the API shows: pydantic models of answers."""
+"""What the API shows: pydantic models of answers, for the service and for its client."""
 
 from __future__ import annotations
 
