@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -87,8 +88,8 @@ class Client:
 
     def remove_source(self, source_id: str, cascade: bool) -> None:
         """Remove a source, with ``cascade`` the rules that name it as well."""
-        options = {"params": {"cascade": "true"}} if cascade else {}
-        self._send("DELETE", f"/v1/sources/{httpx.URL(path=source_id).raw_path.decode()}", **options)
+        path = f"/v1/sources/{quote(source_id, safe='')}"
+        self._send("DELETE", path, params={"cascade": "true"} if cascade else None)
 
     def _ask(self, method: str, path: str, kind: type[Answer], also: int = 200, **options: Any) -> Answer:
         answer = self._send(method, path, also, **options)

@@ -7,7 +7,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -168,10 +168,10 @@ def follow(client: Client, console: Console, interval_s: float) -> None:
 
 
 @contextmanager
-def _keys() -> Iterator[Any]:
+def _keys() -> Iterator[Callable[[float], str]]:
     """Gives what reads the keys that are pressed within some seconds, without a line's end; ends early with the first."""
     if not sys.stdin.isatty():
-        yield lambda seconds: time.sleep(seconds) or ""
+        yield _nothing_pressed
         return
     settings = termios.tcgetattr(sys.stdin)
 
@@ -183,6 +183,11 @@ def _keys() -> Iterator[Any]:
         yield pressed
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
+
+
+def _nothing_pressed(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
 
 
 def _lost(source: SourceView) -> int:

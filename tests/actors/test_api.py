@@ -7,11 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 
 from stream.testing.rtsp_server import CameraServer
 from tests.golden.scenario import CLIP
 from tests.support import service as ray_service
-from tests.support.api import OPERATOR, TOKENS
+from tests.support.api import OPERATOR, TOKENS, VIEWER
 from tests.support.media import camera_clip
 
 pytestmark = [pytest.mark.ray, pytest.mark.rtsp]
@@ -19,6 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.rtsp]
 PASSWORD = "s3cret-Pa55w0rd"
 WHOLE = {"name": "whole", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}
 WATCH = {"name": "watch", "type": "intrusion", "zone": "hall/whole"}
+EXAMPLES = 8  # of each route
 EFFECT_S = 8.0  # a change takes effect within 2 s; a camera needs some more, and so does a busy machine
 
 
@@ -98,3 +102,42 @@ def test_changes_take_effect_at_once_and_survive_a_restart(
     assert api.delete("/v1/sources/attic").status_code == 204
     ray_service.wait_for(lambda: not cameras._clients["attic"], EFFECT_S, "the connection of the removed camera closed")
     assert "attic" not in service.sources()
+
+
+def test_a_silent_actor_is_told_of(service: ray_service.Service) -> None:
+    (ingest,) = service.cluster.processes("ray::IngestActor")
+    ingest.suspend()
+    try:
+        ray_service.wait_for(lambda: "ingest-0: has not answered" in service.get("/readyz")[1], 12, "readiness telling of it")
+    finally:
+        ingest.resume()
+    ray_service.wait_for(service.ready, 30, "readiness again")
+
+
+@pytest.mark.parametrize("token", [OPERATOR, VIEWER, ""], ids=["operator", "viewer", "nobody"])
+def test_nothing_that_is_sent_makes_an_error_inside(token: str, service: ray_service.Service) -> None:
+    """Requests made of the service's own description of itself, right and wrong ones."""
+    schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    asked = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE) | operation.as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            nonlocal asked
+            answer = case.call(headers={"Authorization": f"Bearer {token}"}, timeout=15)
+            asked += 1
+            assert answer.status_code < 500, (case.method, case.formatted_path, case.body, answer.text)
+            if answer.status_code >= 400:
+                assert answer.headers["content-type"] == ["application/problem+json"]
+
+        ask()
+    assert asked > 100

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +18,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.golden.scenario import CLIP
 from tests.support import service as ray_service
-from tests.support.kafka_broker import free_port
+from tests.support.kafka_broker import certificates, free_port
 from tests.support.media import camera_clip
 
 pytestmark = pytest.mark.ray
@@ -90,11 +91,22 @@ def test_up_for_some_seconds(start: Callable[..., subprocess.Popen[str]], tmp_pa
 def test_up_ends_on_a_signal(
     number: signal.Signals, start: Callable[..., subprocess.Popen[str]], config_path: Path, tmp_path: Path
 ) -> None:
+    """Over HTTP and over HTTPS, with access off and with a token of its own."""
+    config = yaml.safe_load(config_path.read_text())
+    port, headers, context = config["service"]["port"], {}, None
+    if number == signal.SIGTERM:
+        made = certificates(tmp_path / "tls", names=("ca",))
+        config["service"] |= {"access": {}, "tls": {"certfile": str(made["cert"]), "keyfile": str(made["key"])}}
+        config_path.write_text(yaml.safe_dump(config))
+        context = ssl.create_default_context(cafile=str(made["ca"]))
+    url = f"{'https' if context else 'http'}://127.0.0.1:{port}"
     process = start()
-    url = f"http://127.0.0.1:{yaml.safe_load(config_path.read_text())['service']['port']}"
-    ray_service.wait_for(lambda: answers(f"{url}/readyz"), 90, "readiness")
+    ray_service.wait_for(lambda: answers(f"{url}/readyz", context), 90, "readiness")
     ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 30, "events")
-    with urllib.request.urlopen(f"{url}/v1/sources", timeout=5) as answer:
+    if context:
+        headers = {"Authorization": f"Bearer {(tmp_path / 'state' / 'token').read_text().strip()}"}
+    request = urllib.request.Request(f"{url}/v1/sources", headers=headers)
+    with urllib.request.urlopen(request, timeout=5, context=context) as answer:
         assert json.loads(answer.read())[0]["status"]["state"] == "online"
     spawned = children(process)
     process.send_signal(number)
@@ -138,9 +150,9 @@ def dashboard(config_path: Path) -> Iterator[str]:
                 process.kill()
 
 
-def answers(url: str) -> bool:
+def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=2, context=context) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
