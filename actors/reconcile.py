@@ -20,6 +20,7 @@ from actors.ingest import IngestActor, IngestStatus
 from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
+from stream.access import AccessConfig
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
 from stream.logs import get_logger
@@ -58,7 +59,8 @@ class Reconciler:
     """
 
     def __init__(self, config: PipelineConfig, models: dict[str, ModelDescription], record: Record):
-        self._config, self._models, self._record = config, models, record
+        service = config.service.model_copy(update={"access": AccessConfig()})  # the actors need no tokens
+        self._config, self._models, self._record = config.model_copy(update={"service": service}), models, record
         self.placement: dict[str, str] = {}
         self.shards: dict[str, str] = {}
         self.sources: dict[str, SourceStatus] = {}

@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 
 KUBE = ROOT / "kube"
 KUBERNETES = "1.34"
+SECRET = "one-of-sixteen-characters"
 PLAIN = ["storage.yaml", "network.yaml", "kafka.yaml", "secret.example.yaml"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -57,7 +58,7 @@ def container_port(pod: Any, name: str) -> int:
 
 def environment_for(path: Path) -> dict[str, str]:
     without_comments = json.dumps(yaml.safe_load(path.read_text()))
-    return dict.fromkeys(VARIABLE.findall(without_comments), "secret")
+    return dict.fromkeys(VARIABLE.findall(without_comments), SECRET)
 
 
 def errors_of(service: Any, schema: Any) -> list[str]:
@@ -274,7 +275,7 @@ def test_configs_load(path: Path) -> None:
     assert config.alerts
     for name in environment:
         with pytest.raises(ConfigError, match=name):
-            load_config(path, {other: "secret" for other in environment if other != name})
+            load_config(path, {other: SECRET for other in environment if other != name})
 
 
 def test_there_are_the_promised_examples() -> None:
