@@ -21,16 +21,16 @@ FIRST_MESSAGE_S = 10.0
 _BEARER = Depends(HTTPBearer(auto_error=False))  # for the OpenAPI document; what it finds is not used
 
 
-def viewer(request: Request, backend: TheBackend, _bearer: Annotated[object, _BEARER] = None) -> Caller:
+async def viewer(request: Request, backend: TheBackend, _bearer: Annotated[object, _BEARER] = None) -> Caller:
     """The caller, who may look.
 
     Raises:
         Problem: 401, 429, or 403 for a page of another site while access is off.
     """
-    return _caller(request, backend)
+    return caller_of(request, backend)
 
 
-def operator(caller: Annotated[Caller, Depends(viewer)]) -> Caller:
+async def operator(caller: Annotated[Caller, Depends(viewer)]) -> Caller:
     """The caller, who may change things.
 
     Raises:
@@ -45,7 +45,8 @@ Viewer = Annotated[Caller, Depends(viewer)]
 Operator = Annotated[Caller, Depends(operator)]
 
 
-def _caller(request: Request, backend: Backend) -> Caller:
+def caller_of(request: Request, backend: Backend) -> Caller:
+    """See ``viewer``; on the event loop, as the guard wants it."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     try:
         _refuse_other_sites(request, backend)

@@ -144,5 +144,9 @@ def backend_of(connection: HTTPConnection) -> Backend:
     return backend
 
 
-TheBackend = Annotated[Backend, Depends(backend_of)]
+async def _served_by(connection: HTTPConnection) -> Backend:
+    return backend_of(connection)  # not on another thread, as FastAPI calls what is not async
+
+
+TheBackend = Annotated[Backend, Depends(_served_by)]
 """Type of a route's argument that is the backend."""

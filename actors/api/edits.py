@@ -140,7 +140,10 @@ def _patched(source: SourceConfig, patch: dict[str, Any]) -> SourceConfig:
     kafka = patch.get("kafka")
     if isinstance(kafka, dict) and "password" not in kafka and source.kafka is not None:
         settings["kafka"].pop("password", None)  # it goes nowhere else than it was given for
-    patched = built(_merged(settings, patch))
+    try:
+        patched = built(_merged(settings, patch))
+    except RecursionError:
+        raise Problem(422, "the request is nested too deeply") from None
     if patched.id != source.id:
         raise Problem(422, "the request is not valid", [Fault("id", "cannot be changed")])
     return patched

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from actors.api.access import Viewer, viewer
+from actors.api.access import Viewer, caller_of, viewer
 from actors.api.backend import TheBackend
 from actors.api.problems import Problem
 from stream.metrics import merge_expositions
@@ -51,7 +51,7 @@ async def readyz(response: Response, backend: TheBackend) -> Readiness:
 async def metrics(request: Request, backend: TheBackend) -> Response:
     """OpenMetrics text of all actors, told apart by the label ``actor``."""
     if not backend.config.service.access.open_metrics:
-        viewer(request, backend)
+        caller_of(request, backend)
     return Response(merge_expositions(await backend.reconciler.metrics()), media_type=OPENMETRICS)
 
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.rtsp]
 PASSWORD = "s3cret-Pa55w0rd"
 WHOLE = {"name": "whole", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}
 WATCH = {"name": "watch", "type": "intrusion", "zone": "hall/whole"}
-EXAMPLES = 8  # of each route
+EXAMPLES = 5  # of each route
 EFFECT_S = 8.0  # a change takes effect within 2 s; a camera needs some more, and so does a busy machine
 
 

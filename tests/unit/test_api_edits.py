@@ -92,6 +92,14 @@ def test_bodies_that_are_no_json_are_errors(api: Client) -> None:
     assert api.post("/v1/sources", content=json.dumps(ATTIC), headers={"Content-Type": "text/plain"}).status_code == 422
 
 
+@pytest.mark.parametrize("depth", [10, 300, 700, 900, 5000])
+def test_nesting_has_an_end(depth: int, api: Client) -> None:
+    body = '{"a":' * depth + "1" + "}" * depth
+    for method, path in (("PATCH", "/v1/sources/hall"), ("POST", "/v1/sources"), ("POST", "/v1/rules")):
+        answer = api.request(method, path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422), answer.text
+
+
 def test_the_shown_uri_keeps_the_secret_and_no_other_does(app: FastAPI, api: Client) -> None:
     shown = api.get("/v1/sources/hall").json()["uri"]
     for answer in (
