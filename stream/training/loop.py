@@ -166,8 +166,9 @@ class Trainer:
         self._train_mode()
         started = time.monotonic() - self._epoch_s
         alone = self._device.type != "cpu" or self._scaler.is_enabled()
-        parts = 1 if alone else part_count(self._settings.batch, torch.get_num_threads())
-        with closing(self._feed.batches(self.step, self._mosaic)) as batches, Shards(self._network, parts) as shards:
+        threads = torch.get_num_threads()
+        parts = 1 if alone else part_count(self._settings.batch, threads)
+        with closing(self._feed.batches(self.step, self._mosaic)) as batches, Shards(self._network, parts, threads) as shards:
             while (progress := self._budget.progress(self.step, self.elapsed_s)) < 1:
                 rate = learning_rate(self._settings.lr, progress)
                 self._losses += self._learn(next(batches), rate, shards)

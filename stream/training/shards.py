@@ -31,15 +31,16 @@ class Shards:
 
     Args:
         network: in the mode in which it is to be trained.
-        count: of parts; 1 computes in the caller's thread, with as many threads as torch has.
+        count: of parts; 1 computes in the caller's thread.
+        threads: that torch has; the parts share them.
     """
 
-    def __init__(self, network: nn.Module, count: int):
+    def __init__(self, network: nn.Module, count: int, threads: int):
         self._networks = [network, *(copy.deepcopy(network) for _ in range(count - 1))]
         for other in self._networks[1:]:
             for theirs, mine in zip(other.parameters(), network.parameters(), strict=True):
                 theirs.data = mine.data
-        self._pool = ThreadPoolExecutor(count, "learn", torch.set_num_threads, (1,)) if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, "learn", torch.set_num_threads, (max(1, threads // count),)) if count > 1 else None
 
     def __enter__(self) -> Self:
         return self

@@ -35,7 +35,7 @@ def test_gradients_and_losses_are_the_mean_of_the_parts(count: int) -> None:
         values.append(backward(network, PICTURES[part * each : (part + 1) * each]))
         wanted.append(gradients(network))
         network.zero_grad()
-    with Shards(network, count) as shards:
+    with Shards(network, count, 2) as shards:
         result = shards.learn(PICTURES, backward)
         torch.testing.assert_close(result, torch.stack(values).mean())
         torch.testing.assert_close(gradients(network), [torch.stack(g).mean(0) for g in zip(*wanted, strict=True)])
@@ -51,7 +51,7 @@ def test_a_step_of_the_optimiser_moves_all_copies_and_their_gradients_are_used_o
         assert copy.weight.grad is None
         return backward(copy, pictures)
 
-    with Shards(network, 2) as shards:
+    with Shards(network, 2, 2) as shards:
         for _ in range(3):
             shards.learn(PICTURES, look)
             optimizer.step()
@@ -68,7 +68,7 @@ def test_a_weight_that_only_one_part_reaches_has_its_gradient() -> None:
         value.backward()
         return value.detach()
 
-    with Shards(network, 2) as shards:
+    with Shards(network, 2, 2) as shards:
         shards.learn(PICTURES, sometimes)
     assert network.weight.grad.tolist() == [[0.5, 0.5]]
     assert network.bias.grad.tolist() == [0.5]
@@ -78,9 +78,22 @@ def test_an_error_in_a_part_comes_out_and_the_threads_end() -> None:
     def fail(copy: nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
         raise ValueError("no such picture")
 
-    with pytest.raises(ValueError, match="no such picture"), Shards(nn.Linear(2, 1), 2) as shards:
+    with pytest.raises(ValueError, match="no such picture"), Shards(nn.Linear(2, 1), 2, 2) as shards:
         shards.learn(PICTURES, fail)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("learn")]
+
+
+@pytest.mark.parametrize(("threads", "each"), [(2, 1), (8, 4)])
+def test_the_parts_share_the_threads(threads: int, each: int) -> None:
+    own = torch.get_num_threads()
+
+    def count(copy: nn.Module, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        copy.weight.sum().backward()
+        return torch.tensor(float(torch.get_num_threads()))
+
+    with Shards(nn.Linear(2, 1), 2, threads) as shards:
+        assert shards.learn(PICTURES, count) == each
+    assert torch.get_num_threads() == own
 
 
 def test_no_part_is_smaller_than_batch_norm_needs() -> None:
