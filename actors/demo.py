@@ -184,7 +184,7 @@ def _serve(
         consumer = threading.Thread(target=consume, args=(connection, tally, ended, console), name="consumer")
 
         def ready(url: str) -> None:
-            console.print(f"the service is up: {url}/v1/sources {url}/metrics")
+            console.print(f"the service is up: {url} shows the cameras; {url}/metrics")
             consumer.start()
             timer = threading.Timer(run_s, stop.set)
             timer.daemon = True

@@ -209,7 +209,7 @@ def up(config_path: Path, seconds: float | None, address: str | None, dashboard:
     check_sinks(config.sinks)
 
     def ready(url: str) -> None:
-        click.echo(f"framewatch is up: {url} (metrics {url}/metrics, readiness {url}/readyz, API {url}/docs)", err=True)
+        click.echo(f"framewatch is up: {url} (the console; also {url}/metrics, readiness {url}/readyz, API {url}/docs)", err=True)
         access = config.service.access
         if access.enabled and not access.tokens:
             click.echo(f"its token is in {config.service.state_dir / TOKEN_FILE}", err=True)

@@ -161,7 +161,7 @@ function History({ onOpen, onAcknowledge, revision }) {
                 <td>${alertText(alert)}</td>
                 <td>${alert.cleared_at ? duration((new Date(alert.cleared_at) - new Date(alert.raised_at)) / 1000) : html`<strong>active</strong>`}</td>
                 <td>
-                  ${alert.evidence?.picture
+                  ${alert.evidence?.picture || alert.evidence?.clip
                     ? html`<button type="button" class="secondary outline small" onClick=${() => onOpen(alert)}><${Icon} name=${alert.evidence.clip ? "clip" : "camera"} /> Show</button>`
                     : "–"}
                 </td>

@@ -45,11 +45,12 @@ export function signOut(reason = "") {
   change({ phase: "out", token: "", access: null, reason });
 }
 
-/** One request; the answer when it is a success, else a Problem is thrown. Paths are relative to the page. */
-export async function request(method, path, body, signal) {
+/** One request; the answer when it is a success, else a Problem is thrown. Paths are relative to the page; `match` is an ETag. */
+export async function request(method, path, body, { signal, match } = {}) {
   const { token, phase } = session.value;
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
+  if (match) headers["If-Match"] = match;
   if (body !== undefined) headers["Content-Type"] = method === "PATCH" ? "application/merge-patch+json" : "application/json";
   let answer;
   try {
@@ -66,10 +67,10 @@ export async function request(method, path, body, signal) {
   throw await Problem.of(answer);
 }
 
-export const get = async (path, signal) => (await request("GET", path, undefined, signal)).json();
-export const getBlob = async (path, signal) => (await request("GET", path, undefined, signal)).blob();
-export const send = async (method, path, body) => {
-  const answer = await request(method, path, body);
+export const get = async (path, signal) => (await request("GET", path, undefined, { signal })).json();
+export const getBlob = async (path, signal) => (await request("GET", path, undefined, { signal })).blob();
+export const send = async (method, path, body, match) => {
+  const answer = await request(method, path, body, { match });
   return answer.status === 204 ? null : answer.json().catch(() => null);
 };
 export const segment = encodeURIComponent;
@@ -146,7 +147,10 @@ export const useFeed = (path, periodS) => useStore(feed(path, periodS));
 export const reloadAll = () => Promise.all([...feeds.values()].filter((one) => one.followed).map((one) => one.reload()));
 
 document.addEventListener("visibilitychange", () => document.hidden || reloadAll());
-session.subscribe(() => session.value.phase === "in" && reloadAll());
+session.subscribe(() => {
+  if (session.value.phase === "in") reloadAll();
+  if (session.value.phase === "out") feeds.clear(); // nothing stays for whoever signs in next
+});
 
 export const sourcesFeed = () => feed("v1/sources", 2);
 export const activeAlertsFeed = () => feed("v1/alerts?state=active&limit=100", 2);

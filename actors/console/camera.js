@@ -1,7 +1,7 @@
 // One camera: its picture, what was counted, how fast it is, and the editor of its zones and lines.
-import { go, href, html, notify, useEffect, useMemo, useState, useStore } from "./lib.js";
-import { activeAlertsFeed, feed, getBlob, mayWrite, reloadAll, segment, send, serviceFeed } from "./api.js";
-import { begin, reduce } from "./draft.js";
+import { askBeforeLeaving, go, href, html, notify, useEffect, useMemo, useState, useStore } from "./lib.js";
+import { activeAlertsFeed, feed, getBlob, mayWrite, reloadAll, request, segment, send, serviceFeed } from "./api.js";
+import { begin, isChanged, reduce } from "./draft.js";
 import { live } from "./live.js";
 import { Chart } from "./charts.js";
 import { Editor } from "./editor.js";
@@ -17,6 +17,7 @@ const RANGES = [
   { seconds: 1800, text: "30 min", periodS: 4 },
   { seconds: 86_400, text: "24 h", periodS: 30 },
 ];
+const LEAST_STEPS = 30;
 const MANY = 4; // series of which the sum says more in one look
 
 const total = (values) => values.reduce((sum, value) => sum + (value ?? 0), 0);
@@ -64,7 +65,7 @@ function Health({ history }) {
     ${!states.length && html`<p><small>No change of state in this time.</small></p>`}
     <ul class="timeline">
       ${states.map(
-        ({ at, state, reason }) => html`<li key=${`${at}${state}`}><time>${time(at)}</time><${StateBadge} state=${state.replace("_", " ")} />${reason && html`<small>${reason}</small>`}</li>`,
+        ({ at, state, reason }) => html`<li key=${`${at}${state}`}><time>${time(at * 1000)}</time><${StateBadge} state=${state} />${reason && html`<small>${reason}</small>`}</li>`,
       )}
     </ul>
   </section>`;
@@ -98,7 +99,17 @@ function ActiveAlerts({ id }) {
   );
 }
 
-function Charts({ history, slo }) {
+/** Without the time before anything was known of the camera, but for a minute at least. */
+function known(history) {
+  const first = history.fps.findIndex((value) => value !== null);
+  const begin = Math.max(0, Math.min(first, history.t.length - LEAST_STEPS));
+  const cut = (part) => (Array.isArray(part) ? part.slice(begin) : Object.fromEntries(Object.entries(part).map(([name, values]) => [name, cut(values)])));
+  const { t, fps: rate, latency_ms, stages_ms, dropped, occupancy } = history;
+  return { step_s: history.step_s, ...cut({ t, fps: rate, latency_ms, stages_ms, dropped, occupancy }) };
+}
+
+function Charts({ history: whole, slo }) {
+  const history = useMemo(() => known(whole), [whole]);
   const { t, latency_ms: latency, stages_ms: stages, occupancy, dropped } = history;
   const objective = slo ? [{ label: `objective ${slo.latency_ms} ms`, values: t.map(() => slo.latency_ms), limit: true }] : [];
   const perSecond = (values) => values.map((value) => (value === null ? null : value / history.step_s));
@@ -112,17 +123,26 @@ function Charts({ history, slo }) {
     <${Chart} title="Not analysed" note="frames per second, by reason" t=${t} series=${seriesOf(lost)} format=${fps} stepped />`;
 }
 
-/** Zones and lines are edited in a draft; what is on the service stays as it is until it is saved. */
-function useDraft(source) {
+/**
+ * Zones and lines are edited in a draft; what is on the service stays as it is until it is saved. `tag` tells the service which
+ * version was edited, so that nobody else's change is overwritten.
+ */
+function useDraft(id) {
   const [draft, setDraft] = useState(null);
+  const [tag, setTag] = useState("");
   const dispatch = useMemo(() => (action) => setDraft((old) => old && reduce(old, action)), []);
-  useEffect(() => {
-    if (!draft || draft.shapes === draft.saved) return undefined;
-    const ask = (event) => event.preventDefault();
-    addEventListener("beforeunload", ask);
-    return () => removeEventListener("beforeunload", ask);
-  }, [draft]);
-  return { draft, dispatch, edit: () => setDraft(begin(source)), close: () => setDraft(null) };
+  const changed = Boolean(draft && isChanged(draft));
+  useEffect(() => (changed ? askBeforeLeaving("The changes of zones and lines are not saved. Leave them?") : undefined), [changed]);
+  const edit = async () => {
+    try {
+      const answer = await request("GET", `v1/sources/${segment(id)}`);
+      setTag(answer.headers.get("ETag"));
+      setDraft(begin(await answer.json()));
+    } catch (problem) {
+      notify(problem.message, "bad");
+    }
+  };
+  return { draft, tag, dispatch, edit, close: () => setDraft(null) };
 }
 
 async function savePicture(id) {
@@ -133,7 +153,7 @@ async function savePicture(id) {
 
 function Page({ source, service, history, range, setRange, problem }) {
   const [dialog, setDialog] = useState("");
-  const { draft, dispatch, edit, close } = useDraft(source);
+  const { draft, tag, dispatch, edit, close } = useDraft(source.id);
   const { status } = source;
   const crossings = useMemo(() => crossingsOf(history), [history]);
   const classes = service?.detectors[source.detector]?.classes ?? [];
@@ -170,7 +190,7 @@ function Page({ source, service, history, range, setRange, problem }) {
       </div>
       <div class="stack">
         ${draft
-          ? html`<${EditorPanel} source=${source} draft=${draft} dispatch=${dispatch} classes=${classes} onDone=${close} />`
+          ? html`<${EditorPanel} source=${source} tag=${tag} draft=${draft} dispatch=${dispatch} classes=${classes} onDone=${close} />`
           : html`
               <dl class="figures">
                 <${Figure} label="Analysed" value=${fps(status.measured_fps)} />

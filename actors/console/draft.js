@@ -42,9 +42,10 @@ function freeName(shapes, kind) {
   return `${kind}-${number}`;
 }
 
-/** New shapes, with the old ones kept for undo. */
+/** New shapes, with the old ones and what was selected kept for undo. */
 function change(draft, shapes, rest = {}) {
-  return { ...draft, shapes, undone: [...draft.undone, draft.shapes].slice(-MOST_UNDONE), ...rest };
+  const before = { shapes: draft.shapes, selected: draft.selected, point: draft.point };
+  return { ...draft, shapes, undone: [...draft.undone, before].slice(-MOST_UNDONE), ...rest };
 }
 
 const replace = (draft, key, make, rest) => change(draft, draft.shapes.map((one) => (one.key === key ? { ...one, ...make(one) } : one)), rest);
@@ -123,10 +124,8 @@ export function reduce(draft, action) {
       return replace(draft, action.key, () => action.values);
     case "swap":
       return replace(draft, action.key, ({ points }) => ({ points: points.toReversed() }));
-    case "undo": {
-      const shapes = draft.undone.at(-1);
-      return shapes ? { ...draft, shapes, undone: draft.undone.slice(0, -1), point: null, drawing: null } : { ...draft, drawing: null };
-    }
+    case "undo":
+      return { ...draft, ...draft.undone.at(-1), undone: draft.undone.slice(0, -1), drawing: null };
     default:
       throw new Error(`no action ${action.type}`);
   }

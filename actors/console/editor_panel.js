@@ -70,7 +70,8 @@ function sorted(problem, draft) {
     const key = ["name", "anchor"].includes(found.key) ? found.key : "other";
     reasons.set(found.shape.key, { ...reasons.get(found.shape.key), [key]: reason });
   }
-  if (problem && !problem.errors.length) left.push(problem.message);
+  if (problem?.status === 412) left.push("Somebody else has changed this camera meanwhile. Discard, and edit what there is now.");
+  else if (problem && !problem.errors.length) left.push(problem.message);
   return { reasons, left };
 }
 
@@ -79,7 +80,7 @@ const HELP = {
   line: ["Click where the line begins, then where it ends.", "The arrow shows which way counts as “in”."],
 };
 
-export function EditorPanel({ source, draft, dispatch, classes, onDone }) {
+export function EditorPanel({ source, tag, draft, dispatch, classes, onDone }) {
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
   const [leaving, setLeaving] = useState(false);
@@ -90,7 +91,7 @@ export function EditorPanel({ source, draft, dispatch, classes, onDone }) {
   const save = async () => {
     setBusy(true);
     try {
-      await send("PATCH", `v1/sources/${segment(source.id)}`, toSource(draft));
+      await send("PATCH", `v1/sources/${segment(source.id)}`, toSource(draft), tag);
       notify(`Zones and lines of ${source.id} are saved.`);
       await reloadAll();
       onDone();

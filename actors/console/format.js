@@ -44,18 +44,19 @@ export function percent(share) {
 
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
-/** What an alert is about: "7 people in floor, more than 3". */
-export function alertText({ type, value, threshold, zone, line }) {
+/** What an alert is about: "7 in floor, limit 3"; of one that is over, what it was raised for. */
+export function alertText({ type, state, value, threshold, zone, line }) {
   const figure = Math.round(value * 10) / 10;
+  const over = state === "cleared";
   switch (type) {
     case "crowd":
-      return `${figure} in ${zone ?? "the zones"}, limit ${threshold}`;
+      return over ? `more than ${threshold} in ${zone ?? "the zones"}` : `${figure} in ${zone ?? "the zones"}, limit ${threshold}`;
     case "intrusion":
-      return `${plural(figure, "object")} in ${zone}`;
+      return over ? `somebody in ${zone}` : `${plural(figure, "object")} in ${zone}`;
     case "line":
       return `${plural(figure, "crossing")} of ${line}`;
     case "loitering":
-      return `${duration(value)} in ${zone}, limit ${duration(threshold)}`;
+      return over ? `longer than ${duration(threshold)} in ${zone}` : `${duration(value)} in ${zone}, limit ${duration(threshold)}`;
     default:
       return `offline for ${duration(value)}`;
   }

@@ -65,7 +65,19 @@ function parse() {
   return location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
 }
 export const route = new Store(parse());
-addEventListener("hashchange", () => route.set(parse()));
+let question = ""; // before the page is left
+
+addEventListener("hashchange", ({ oldURL }) => {
+  if (question && !confirm(question)) history.replaceState(null, "", oldURL);
+  else route.set(parse());
+});
+addEventListener("beforeunload", (event) => question && event.preventDefault());
+
+/** Ask before this page is left; gives a function that ends that. */
+export function askBeforeLeaving(text) {
+  question = text;
+  return () => (question = "");
+}
 
 export const go = (...parts) => (location.hash = `#/${parts.map(encodeURIComponent).join("/")}`);
 export const href = (...parts) => `#/${parts.map(encodeURIComponent).join("/")}`;

@@ -1,10 +1,11 @@
 // Live pictures: one WebSocket for the page, which asks for the cameras that are on the screen and for no others.
-import { Store } from "./lib.js";
-import { session, signOut } from "./api.js";
+import { Store, notify } from "./lib.js";
+import { get, session } from "./api.js";
 
 const MOST_WATCHED = 32; // of the service; more take turns
 const TURN_S = 2;
-const UNAUTHORISED = 4401;
+const REFUSED = 4401;
+const TOO_MANY = 1013;
 const LONGEST_PAUSE_S = 15;
 const LINGER_S = 3;
 
@@ -66,6 +67,7 @@ class Live {
     url.hash = "";
     const socket = (this.#socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
+    let received = 0;
     socket.onopen = () => {
       const { token } = session.value;
       socket.send(JSON.stringify(token ? { token } : {}));
@@ -73,18 +75,22 @@ class Live {
       this.state.set("open");
       this.#ask();
     };
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code }) => {
+    socket.onmessage = ({ data }) => {
+      this.#receive(data);
+      socket.send(JSON.stringify({ received: ++received })); // the service sends no more than a few pictures ahead of this
+    };
+    socket.onclose = ({ code, reason }) => {
       if (this.#socket !== socket) return;
       this.#socket = null;
-      if (code === UNAUTHORISED) return signOut("The token is no longer accepted. Sign in again.");
+      if (code === TOO_MANY && !this.#failures) notify(reason || "Too many live views are open.", "bad");
+      if (code === REFUSED) get("v1/service").catch(() => {}); // leads to the sign-in page if it is the token
       this.#pause();
     };
   }
 
   /** Try again later, each time later, and not all pages of all people at once. */
   #pause() {
-    if (!this.#wanted().length) return this.state.set("closed");
+    if (!this.#wanted().length || session.value.phase !== "in") return this.state.set("closed");
     const pauseS = Math.min(LONGEST_PAUSE_S, 0.5 * 2 ** this.#failures++) * (0.5 + Math.random() / 2);
     this.state.set("waiting");
     this.#retry = setTimeout(() => {

@@ -4,6 +4,7 @@ import { live } from "./live.js";
 import { Overlay } from "./overlay.js";
 import { duration } from "./format.js";
 
+const KEEP_BOXES_S = 1; // over pictures that were not analysed
 const STALE_S = 8; // longer than a sleeping camera's pause between two looks
 
 /** True while the element is on the screen, or nearly. */
@@ -28,6 +29,14 @@ export function useWidth(ref) {
   return width;
 }
 
+/** A picture that was not analysed shows the boxes of the last one that was, for a moment; else they would flicker. */
+function withBoxes(header, before) {
+  const shownMs = Date.now();
+  if (header.analysed !== false) return { ...header, shownMs, seenMs: shownMs };
+  const recent = before && shownMs - before.seenMs < KEEP_BOXES_S * 1000;
+  return recent ? { ...header, objects: before.objects, occupancy: before.occupancy, shownMs, seenMs: before.seenMs } : { ...header, shownMs, seenMs: 0 };
+}
+
 /** Draw each JPEG as it comes; one that comes while another is decoded waits, and only the newest does. */
 function useFrames(sourceId, canvas, watched) {
   const [frame, setFrame] = useState(null);
@@ -44,7 +53,7 @@ function useFrames(sourceId, canvas, watched) {
           const { width, height } = bitmap;
           if (canvas.current.width !== width || canvas.current.height !== height) Object.assign(canvas.current, { width, height });
           canvas.current.getContext("2d").drawImage(bitmap, 0, 0);
-          setFrame({ ...header, shownMs: Date.now() });
+          setFrame((before) => withBoxes(header, before));
         }
         bitmap?.close();
       }

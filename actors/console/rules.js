@@ -14,8 +14,8 @@ const TYPES = {
 const SHARED = { severity: "warning", for_s: 0, clear_for_s: 0, cooldown_s: 0 };
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const SCHEDULE = { days: DAYS, start: "08:00:00", end: "18:00:00", timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
-const EVIDENCE = { picture: true, clip: false, before_s: 5, after_s: 5, blur: true };
-const FIELDS = ["name", "severity", "zone", "zones", "line", "source", "above", "clear_below", "direction", "dwell_s", "for_s", "clear_for_s", "cooldown_s", "start", "end", "timezone", "before_s", "after_s"];
+const EVIDENCE = { picture: true, clip: false, before_s: 5, after_s: 5, blur: true, clip_unblurred: false };
+const FIELDS = ["name", "severity", "zone", "zones", "line", "source", "above", "clear_below", "direction", "dwell_s", "for_s", "clear_for_s", "cooldown_s", "start", "end", "timezone", "before_s", "after_s", "evidence"];
 
 const target = (rule) => rule.zone || rule.line || rule.zones?.join(" + ") || (rule.source === "*" ? "any camera" : rule.source);
 
@@ -129,8 +129,12 @@ function Evidence({ evidence, set, problem }) {
     <div class="choices">
       <${Choice} label="picture" checked=${evidence.picture} onChange=${(event) => change({ picture: event.target.checked })} />
       <${Choice} label="clip" checked=${evidence.clip} onChange=${(event) => change({ clip: event.target.checked })} />
-      <${Choice} label="others made unrecognisable" checked=${evidence.blur} onChange=${(event) => change({ blur: event.target.checked })} />
+      <${Choice} label="others unrecognisable in the picture" checked=${evidence.blur} onChange=${(event) => change({ blur: event.target.checked })} />
+      ${evidence.clip &&
+      evidence.blur &&
+      html`<${Choice} label="the clip may show everybody" checked=${evidence.clip_unblurred} onChange=${(event) => change({ clip_unblurred: event.target.checked })} />`}
     </div>
+    ${problem?.at("evidence") && html`<small class="reason">${problem.at("evidence")}</small>`}
     ${evidence.clip &&
     html`<div class="columns">
       <${Field} label="Clip from, seconds before" reason=${problem?.at("before_s")} ...${seconds("before_s")} />

@@ -40,6 +40,8 @@ const BADGES = {
   finished: ["calm", "finished"],
   offline: ["bad", "offline"],
   failed: ["bad", "failed"],
+  slo_breached: ["bad", "objective missed"],
+  slo_recovered: ["good", "objective held"],
 };
 
 export const stateOf = (source) => (source.status.asleep && source.status.state === "online" ? "asleep" : source.status.state);
@@ -143,6 +145,7 @@ export function Form({ submit, onSubmit, onClose, fields = [], danger = false, c
     } catch (caught) {
       if (caught.status === undefined) throw caught;
       setProblem(caught);
+    } finally {
       setBusy(false);
     }
   };

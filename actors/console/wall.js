@@ -9,6 +9,7 @@ import { Empty, Figure, Icon, IconButton, Loading, ProblemNote, StateBadge, stat
 import { fps, percent, plural } from "./format.js";
 
 const STATES = ["online", "asleep", "connecting", "offline", "failed", "finished"];
+const WIDTHS_PX = { large: 960, medium: 640, small: 480 }; // of the pictures, by the size of the tiles
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 export const peopleIn = (source) => sum(Object.values(source.status.occupancy ?? {}));
 
@@ -32,7 +33,7 @@ function Tile({ source, alerts, objective, onRemove }) {
         <span class="rest">
           <span title="Analysed frames per second">${fps(status.measured_fps)}</span>
           <span class=${missed ? "missed" : ""} title="Frames within the latency objective">
-            ${missed && html`<${Icon} name="warning" />`}${percent(status.slo_attainment)}
+            ${missed && html`<${Icon} name="warning" /> `}${percent(status.slo_attainment)}
           </span>
           ${mayWrite() && html`<${IconButton} icon="remove" label="Remove ${source.id}" onClick=${() => onRemove(source)} />`}
         </span>
@@ -71,14 +72,14 @@ export function Wall() {
   const [search, setSearch] = useState("");
   const [state, setState] = useState("");
   const [dialog, setDialog] = useState(null); // "add", or the source that is to be removed
-  useEffect(() => live.view(640, 4), []);
   const shown = useMemo(
     () => (sources ?? []).filter((one) => one.id.toLowerCase().includes(search.toLowerCase()) && (!state || stateOf(one) === state)),
     [sources, search, state],
   );
+  const size = shown.length <= 4 ? "large" : shown.length <= 12 ? "medium" : "small";
+  useEffect(() => live.view(WIDTHS_PX[size], 4), [size]);
   if (!sources) return problem ? html`<${ProblemNote} problem=${problem} onRetry=${() => sourcesFeed().reload()} />` : html`<${Loading} what="the cameras" />`;
   const add = mayWrite() && html`<button type="button" onClick=${() => setDialog("add")}><${Icon} name="add" /> Add camera</button>`;
-  const size = shown.length <= 4 ? "large" : shown.length <= 12 ? "medium" : "small";
   return html`
     <h1 class="visually-hidden">Cameras</h1>
     <${Summary} sources=${sources} alerts=${alerts} service=${service} />
