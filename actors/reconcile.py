@@ -169,9 +169,13 @@ class Reconciler:
             self._leaving = {n: a.leaving if a else known.get(n, []) for n, a in zip(ingests, answers, strict=True)}
             return answers
 
-        self.shards = {source_id: aggregators[index] for source_id, index in shard.items()}
+        # Where a rule moves a source to another aggregator, the one before keeps it for a round: frames are on their way there.
+        before, self.shards = self.shards, {source_id: aggregators[index] for source_id, index in shard.items()}
         confirmed = self._record.confirmed
-        told = [tell(n, [s for i, s in sources.items() if self.shards[i] == n], rules, confirmed.get(n)) for n in aggregators]
+        told = [
+            tell(n, [s for i, s in sources.items() if n in (self.shards[i], before.get(i))], rules, confirmed.get(n))
+            for n in aggregators
+        ]
         answered = {n: status for n, status in zip(aggregators, await asyncio.gather(*told), strict=True) if status is not None}
         self.aggregates |= answered
         if moved:  # it stops where it was before it begins where it will be

@@ -52,12 +52,15 @@ def test_no_count_and_no_alert_is_lost_while_the_broker_is_away(
     memory = [aggregator.memory_info().rss]
 
     broker.kill()
+    ray_service.wait_for(lambda: f"Kafka at {broker.bootstrap}" in service.get("/readyz")[1], 8, "readiness telling of it")
+    assert not service.ready()
     for _ in range(10):
         time.sleep(OUTAGE_S / 10)
         memory.append(aggregator.memory_info().rss)
     during = {i: service.analysed(i) for i in LIVE}
     broker.start()
     ray_service.wait_for(lambda: pending(service) < 20, 60, "the spool drained")
+    ray_service.wait_for(service.ready, 20, "readiness again")
     ray_service.wait_for(lambda: all(service.analysed(i) >= during[i] + 10 for i in LIVE), 30, "further frames")
     assert aggregator.is_running()
     memory.append(aggregator.memory_info().rss)
