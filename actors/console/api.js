@@ -57,7 +57,7 @@ export async function request(method, path, body, { signal, match } = {}) {
     answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ status: 0, title: "No answer", detail: "The service does not answer. Is it running?" });
+    throw new Problem({ status: 0, title: "No answer", detail: "The service does not answer. It is tried again; until then what is shown is old." });
   }
   if (answer.ok) return answer;
   if (answer.status === 401) {

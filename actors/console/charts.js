@@ -26,7 +26,7 @@ function options(width, series, format, stepped) {
     cursor: { sync: { key: "framewatch" }, points: { size: 6 }, drag: { x: false, y: false } },
     scales: { y: { range: (_, __, most) => [0, Math.max(1, (most ?? 0) * 1.12)] } },
     axes: [
-      { ...axis, space: 52, size: 30, values: (_, ticks) => ticks.map(minutes) },
+      { ...axis, space: 60, size: 30, values: (_, ticks) => ticks.map(ticks[1] - ticks[0] < 60 ? seconds : minutes) },
       { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => +tick.toFixed(2)) },
     ],
     series: [

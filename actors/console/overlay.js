@@ -75,10 +75,11 @@ function Box({ object, unit, width, detailed }) {
 export function Overlay({ frame, shownWidth, zones, lines, crossings, detailed = false, shapes = true }) {
   const { width, height } = frame;
   const small = Math.min(1, Math.max(0.75, shownWidth / 560)); // smaller words on smaller pictures
+  const words = detailed && shownWidth > 500;
   const place = { width, height, unit: (width / Math.max(1, shownWidth)) * small };
   return html`<svg class="overlay" viewBox="0 0 ${width} ${height}" aria-hidden="true">
     ${shapes && zones.map((zone, i) => html`<${Zone} key=${zone.name} ...${place} zone=${zone} colour=${shapeColour(i)} count=${frame.occupancy?.[zone.name]} />`)}
     ${shapes && lines.map((line, i) => html`<${Line} key=${line.name} ...${place} line=${line} colour=${shapeColour(zones.length + i)} counts=${crossings?.[line.name]} />`)}
-    ${frame.objects.map((object) => html`<${Box} key=${object.track_id} ...${place} object=${object} detailed=${detailed} />`)}
+    ${frame.objects.map((object) => html`<${Box} key=${object.track_id} ...${place} object=${object} detailed=${words} />`)}
   </svg>`;
 }

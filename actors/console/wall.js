@@ -82,6 +82,7 @@ export function Wall() {
   const add = mayWrite() && html`<button type="button" onClick=${() => setDialog("add")}><${Icon} name="add" /> Add camera</button>`;
   return html`
     <h1 class="visually-hidden">Cameras</h1>
+    <${ProblemNote} problem=${problem} />
     <${Summary} sources=${sources} alerts=${alerts} service=${service} />
     <div class="toolbar">
       <input type="search" placeholder="Find a camera" aria-label="Find a camera" value=${search} onInput=${(event) => setSearch(event.target.value)} />
