@@ -41,8 +41,8 @@ demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
 # What needs Ray, a browser or a quiet machine comes after the rest, by itself. pytest's 5 means that ARGS leave nothing there.
 test: $(VENV)/.dev ## run all tests; ARGS go to pytest
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser' $(ARGS) \
-	  || [[ $$? -eq 5 && -n "$(ARGS)" ]]
-	$(BIN)/python -m pytest -m 'ray or browser' $(ARGS) || [[ $$? -eq 5 && -n "$(ARGS)" ]]
+	  || [[ $$? -eq $(if $(ARGS),5,0) ]]
+	$(BIN)/python -m pytest -m 'ray or browser' $(ARGS) || [[ $$? -eq $(if $(ARGS),5,0) ]]
 
 test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka, RTSP and a browser
 	$(BIN)/python -m pytest -m 'not ray and not kafka and not rtsp and not browser' $(ARGS)
