@@ -5,7 +5,7 @@ reports with NTP time, Basic or Digest authentication, and faults on demand::
 
     with CameraServer({"cam0": "clip.mp4"}, user="viewer", password="secret") as server:
         av.open(server.url("cam0"), options={"rtsp_transport": "tcp"})
-        server.fault("cam0", "stall")    # stall | drop | corrupt | jump | None
+        server.fault("cam0", "stall")    # stall | drop | corrupt | jump | slow | None
         server.kick("cam0")              # close its clients
         server.down("cam0")              # this mount is gone: its clients are closed, new ones get 404
         server.up("cam0")
@@ -39,7 +39,8 @@ NTP_EPOCH_S = 2_208_988_800
 RTP_HZ = 90_000
 MTU_BYTES = 1400
 MAX_UNSENT_BYTES = 16 << 20
-Fault = Literal["stall", "drop", "corrupt", "jump"]
+Fault = Literal["stall", "drop", "corrupt", "jump", "slow"]
+SLOWER = 0.5  # a slow camera's line takes so many frame intervals longer for each frame: pictures come later and later
 
 
 def nal_units(data: bytes) -> list[bytes]:
@@ -282,6 +283,8 @@ class CameraServer:
         while True:
             turn, i = divmod(count, len(clip.units))
             pts, key, nals = clip.units[i]
+            if self._faults.get(name) == "slow":
+                began_s += SLOWER * clip.step / RTP_HZ
             await asyncio.sleep(max(0.0, began_s + count * clip.step / RTP_HZ - time.monotonic()))
             count += 1
             fault, clients = self._faults.get(name), self._clients[name]
