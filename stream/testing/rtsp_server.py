@@ -278,14 +278,14 @@ class CameraServer:
         """Pace one mount for all its clients."""
         clip = self.clips[name]
         wait_s = index * 0.002 if self._begin_at is None else self._begin_at - time.time()
-        began_s, shift = time.monotonic() + wait_s, 0
+        began_s, late_s, shift = time.monotonic() + wait_s, 0.0, 0
         count = max(0, int(-wait_s * RTP_HZ / clip.step))
         while True:
             turn, i = divmod(count, len(clip.units))
             pts, key, nals = clip.units[i]
             if self._faults.get(name) == "slow":
-                began_s += SLOWER * clip.step / RTP_HZ
-            await asyncio.sleep(max(0.0, began_s + count * clip.step / RTP_HZ - time.monotonic()))
+                late_s += SLOWER * clip.step / RTP_HZ
+            await asyncio.sleep(max(0.0, began_s + late_s + count * clip.step / RTP_HZ - time.monotonic()))
             count += 1
             fault, clients = self._faults.get(name), self._clients[name]
             if fault == "jump":  # the camera's media clock steps by an hour
@@ -301,7 +301,7 @@ class CameraServer:
                     continue  # begin on a key frame
                 client.started = True
                 try:
-                    client.send(payloads, turn * clip.length + pts + shift, self._skew_s)
+                    client.send(payloads, turn * clip.length + pts + shift, self._skew_s - late_s)
                 except OSError:
                     clients.discard(client)
 
