@@ -22,7 +22,7 @@ from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
 from stream.door import Address, Caller, Door
-from stream.errors import AggregatorUnavailable, DoorClosed
+from stream.errors import AggregatorUnavailable, DoorUnavailable
 from stream.frame import FrameKey
 from stream.logs import configure_process
 from stream.metrics import Metrics
@@ -207,7 +207,7 @@ class RemoteAggregator:
             else:
                 receipt = ray.get(getattr(self._actor, method).remote(*arguments), timeout=CALL_TIMEOUT_S)
             return receipt
-        except (RayError, DoorClosed, RuntimeError, ValueError) as error:  # ValueError: no actor of that name yet
+        except (RayError, DoorUnavailable, RuntimeError, ValueError) as error:  # ValueError: no actor of that name yet
             self._lose()
             raise AggregatorUnavailable(f"{self._name}: {reason(error)}") from error
 
@@ -216,7 +216,7 @@ class RemoteAggregator:
         asked: Any = actor.door.remote()
         door: Address | None = ray.get(asked, timeout=CALL_TIMEOUT_S)
         if door is not None:
-            with suppress(DoorClosed):  # it is on another host
+            with suppress(DoorUnavailable):  # it is on another host
                 self._caller = Caller(door)
         return actor
 

@@ -36,7 +36,7 @@ from stream.detectors.registry import load_detector
 from stream.dispatch import BATCHES_AT_ONCE as BATCHES_OF_A_DISPATCHER
 from stream.dispatch import PendingDetections
 from stream.door import Address, Call, Caller, Door
-from stream.errors import DetectorError, DetectorUnavailable, DoorClosed, SlotUnavailable
+from stream.errors import DetectorError, DetectorUnavailable, DoorUnavailable, SlotUnavailable
 from stream.frame import FrameBatch, FrameInfo, Uint8Array
 from stream.logs import LogSettings, configure_process, get_logger
 from stream.metrics import Metrics
@@ -195,7 +195,7 @@ class ServeDetector:
             return ServeDetections(self._send(batch))
         request, elsewhere = BatchInRing(batch.detector, batch.frames, slot), partial(self._submit_elsewhere, batch)
         while (caller := self._next_caller()) is not None:
-            with suppress(DoorClosed):
+            with suppress(DoorUnavailable):
                 call = caller.call(request)
                 self._count("ring")
                 return DoorDetections(call, partial(self._submit_again, caller, request, elsewhere), elsewhere)
@@ -222,7 +222,7 @@ class ServeDetector:
         with self._lock:
             known = len(self._callers) == MAX_DOORS or any(caller.address == door for caller in self._callers)
         if not known:
-            with suppress(DoorClosed):
+            with suppress(DoorUnavailable):
                 caller = Caller(door)
                 with self._lock:
                     self._callers.append(caller)
@@ -275,7 +275,7 @@ class DoorDetections:
         try:
             detections: tuple[Detections, ...] = self._call.result(CALL_TIMEOUT_S)
             return detections
-        except DoorClosed:
+        except DoorUnavailable:
             return self._again().result()
         except SlotUnavailable:
             return self._elsewhere().result()

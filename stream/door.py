@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from stream.errors import DoorClosed, FramewatchError
+from stream.errors import DoorUnavailable, FramewatchError
 from stream.redact import redact
 from stream.ring import host_id
 
@@ -120,7 +120,7 @@ class Caller:
         address: of the door.
 
     Raises:
-        DoorClosed: it is on another host, or nobody is behind it.
+        DoorUnavailable: it is on another host, or nobody is behind it.
     """
 
     def __init__(self, address: Address):
@@ -128,14 +128,14 @@ class Caller:
         self._free: deque[Connection] = deque()
         self._closed = False
         if address.host != host_id():
-            raise DoorClosed(f"the door is on another host ({address.host})")
+            raise DoorUnavailable(f"the door is on another host ({address.host})")
         self._free.append(self._connect())
 
     def call(self, request: object) -> Call:
         """Send a request; returns at once.
 
         Raises:
-            DoorClosed: nobody is behind the door any more.
+            DoorUnavailable: nobody is behind the door any more.
         """
         try:
             connection = self._free.pop()
@@ -145,7 +145,7 @@ class Caller:
             connection.send_bytes(pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
             connection.close()
-            raise DoorClosed(f"the door is closed: {error}") from error
+            raise DoorUnavailable(f"the door is closed: {error}") from error
         return Call(connection, self._give_back)
 
     def close(self) -> None:
@@ -161,9 +161,9 @@ class Caller:
             try:
                 door.connect(f"\0{self.address.name}")
             except OSError as error:
-                raise DoorClosed(f"the door cannot be opened: {error}") from error
+                raise DoorUnavailable(f"the door cannot be opened: {error}") from error
             if not _is_ours(door):
-                raise DoorClosed("another user is behind the door")
+                raise DoorUnavailable("another user is behind the door")
             door.settimeout(None)
             return Connection(os.dup(door.fileno()))
 
@@ -184,17 +184,17 @@ class Call:
         """Wait for the answer; to be asked once.
 
         Raises:
-            DoorClosed: there will be none, or it took longer than ``timeout_s``.
+            DoorUnavailable: there will be none, or it took longer than ``timeout_s``.
             Exception: what the other side raised: a FramewatchError as it was, all else as a RuntimeError.
         """
         try:
             if not self._connection.poll(timeout_s):
-                raise DoorClosed(f"no answer within {timeout_s:g} s")
+                raise DoorUnavailable(f"no answer within {timeout_s:g} s")
             well, answer = pickle.loads(self._connection.recv_bytes(MAX_MESSAGE_BYTES))  # noqa: S301 - as above
         except (EOFError, OSError) as error:
             self._connection.close()
-            raise DoorClosed(f"no answer: {type(error).__name__}") from error
-        except DoorClosed:
+            raise DoorUnavailable(f"no answer: {type(error).__name__}") from error
+        except DoorUnavailable:
             self._connection.close()
             raise
         self._give_back(self._connection)

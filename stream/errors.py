@@ -21,7 +21,7 @@
     │   └── DetectorUnavailable (Retryable) no replica can be asked at present
     │       └── SlotUnavailable (Retryable) a batch in shared memory cannot be read there; it must travel by value
     ├── AggregatorUnavailable   (Retryable) the aggregator cannot be reached at present
-    ├── DoorClosed              (Retryable) a process of this host does not answer; there may be another way to it
+    ├── DoorUnavailable         (Retryable) a process of this host does not answer; there may be another way to it
     └── SinkError               an event could not be written
         └── SinkUnavailable     (Retryable) the broker cannot be reached at present
 
@@ -154,7 +154,7 @@ class AggregatorUnavailable(FramewatchError, Retryable):
     """The aggregator cannot be reached at present; it is being restarted."""
 
 
-class DoorClosed(FramewatchError, Retryable):
+class DoorUnavailable(FramewatchError, Retryable):
     """A process cannot be called directly: it is on another host, has ended, or does not answer."""
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from stream import door as module
 from stream.door import Address, Caller, Door
-from stream.errors import DoorClosed, SlotReused
+from stream.errors import DoorUnavailable, SlotReused
 
 ROOT = Path(__file__).resolve().parents[2]
 DEAF = """
@@ -69,9 +69,9 @@ def test_a_closed_door_answers_nobody_and_leaves_no_thread() -> None:
     caller = Caller(door.address)
     assert caller.call(1).result(5) == 1
     door.close()
-    with pytest.raises(DoorClosed):
+    with pytest.raises(DoorUnavailable):
         caller.call(2).result(5)
-    with pytest.raises(DoorClosed):
+    with pytest.raises(DoorUnavailable):
         Caller(door.address)
     deadline_s = time.monotonic() + 5
     while door_threads() and time.monotonic() < deadline_s:
@@ -84,12 +84,12 @@ def test_a_process_that_dies_in_the_middle_of_a_call_is_noticed_at_once() -> Non
     assert process.stdout is not None
     try:
         caller = Caller(Address(module.host_id(), process.stdout.readline().strip()))
-        with pytest.raises(DoorClosed, match="within"):
+        with pytest.raises(DoorUnavailable, match="within"):
             caller.call(1).result(0.05)
         call = caller.call(2)
         process.kill()
         began_s = time.monotonic()
-        with pytest.raises(DoorClosed):
+        with pytest.raises(DoorUnavailable):
             call.result(30)
         assert time.monotonic() - began_s < 10
     finally:
@@ -99,10 +99,10 @@ def test_a_process_that_dies_in_the_middle_of_a_call_is_noticed_at_once() -> Non
 
 
 def test_doors_of_other_hosts_and_users_are_not_opened(opened: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DoorClosed, match="another host"):
+    with pytest.raises(DoorUnavailable, match="another host"):
         Caller(replace(opened.address, host="elsewhere"))
     monkeypatch.setattr(module.os, "getuid", lambda: os.geteuid() + 1)
-    with pytest.raises(DoorClosed, match="another user"):
+    with pytest.raises(DoorUnavailable, match="another user"):
         Caller(opened.address)
 
 
@@ -110,7 +110,7 @@ def test_no_more_callers_than_a_door_bears(opened: Door, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
     callers = [Caller(opened.address) for _ in range(2)]
     assert [caller.call(n).result(5) for n, caller in enumerate(callers)] == [0, 1]
-    with pytest.raises(DoorClosed):
+    with pytest.raises(DoorUnavailable):
         Caller(opened.address).call(3).result(5)
     assert callers[0].call(4).result(5) == 4
     for caller in callers:

@@ -15,7 +15,7 @@ from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.dispatch import BATCHES_AT_ONCE
 from stream.door import Address
-from stream.errors import DetectorError, DetectorUnavailable, DoorClosed, FramewatchError, SlotUnavailable
+from stream.errors import DetectorError, DetectorUnavailable, DoorUnavailable, FramewatchError, SlotUnavailable
 from stream.frame import FrameBatch, FrameInfo
 from stream.metrics import Metrics
 from stream.ring import RingReader
@@ -56,7 +56,7 @@ class Replica:
 
     def __call__(self, address: Address) -> "Replica":
         if self.closed:
-            raise DoorClosed("nobody is there")
+            raise DoorUnavailable("nobody is there")
         self.address = address
         return self
 
@@ -67,7 +67,7 @@ class Replica:
 
     def result(self, timeout_s: float) -> Any:
         if self.closed:
-            raise DoorClosed("it has ended")
+            raise DoorUnavailable("it has ended")
         try:
             return self._answer(pickle.loads(self._batch))
         except FramewatchError:
@@ -89,7 +89,7 @@ def client(
 
 
 def no_door(_: Address) -> Replica:
-    raise DoorClosed("it is on another host")
+    raise DoorUnavailable("it is on another host")
 
 
 def filled(detector: ServeDetector, value: int) -> FrameBatch:
