@@ -35,7 +35,7 @@ RESERVE = 0.2  # of the budget, for decoding before
 MOST_DETECTOR, MOST_EMIT = 0.5, 0.25  # of the budget; one that was slow once must not have every frame shed for good
 WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
 STALE_PASS_S = 1.0  # a live source whose frames are all old when they come still gets one through in this time: late, not blind
-BLIND_S = 10.0  # the same where it is we who are late: seldom, as each such frame misses the objective
+BLIND_S = 10.0  # the same where it is we who are late, unless told another: seldom, as each such frame misses the objective
 INTERVAL_WEIGHT = 0.2  # of one interval between a source's frames in their moving mean
 STALLED_S, STALLED_INTERVALS = 0.5, 4.0  # without a frame for so long, and so many times what is usual: nothing is expected
 
@@ -92,7 +92,7 @@ class Batcher:
     of lossless sources are never dropped. A frame of a live source goes without a detector call when its age since
     capture, plus what the detector and all behind it are expected to take, is over the latency budget (``stale``). So
     that a camera with a slow line or a wrong clock is late but not blind, the newest frame of a source that had none
-    analysed for ``STALE_PASS_S`` is let through all the same; where it is we who are late, after ``BLIND_S``.
+    analysed for ``STALE_PASS_S`` is let through all the same; where it is we who are late, after ``blind_s``.
 
     Attributes:
         detector: name in the config.
@@ -106,6 +106,7 @@ class Batcher:
         clock: Clock | None = None,
         on_drop: Callable[[Frame, DropReason], None] | None = None,
         allocate: Callable[[tuple[int, ...]], Uint8Array] = _empty_images,
+        blind_s: float = BLIND_S,
     ):
         """
         Args:
@@ -116,6 +117,7 @@ class Batcher:
             on_drop: told of each frame that the policy or its age drops, on the thread that called ``put`` or
                 ``next_batch``.
             allocate: gives the uint8 array of shape (N, H, W, 3) that a batch is written into.
+            blind_s: see above.
 
         Raises:
             ValueError: a number is out of range.
@@ -126,7 +128,7 @@ class Batcher:
             raise ValueError(f"latency_s must be over 0, not {latency_s}")
         self.detector, self._batch_size, self._latency_s = detector, batch_size, latency_s
         self._clock = clock or SystemClock()
-        self._on_drop, self._allocate = on_drop, allocate
+        self._on_drop, self._allocate, self._blind_s = on_drop, allocate, blind_s
         self._lock = threading.RLock()
         self._ready = threading.Condition(self._lock)
         self._sources: dict[str, _Source] = {}
@@ -269,7 +271,7 @@ class Batcher:
 
     def _pass_s(self, line_s: float) -> float:
         """After so long without one, a stale frame passes."""
-        return STALE_PASS_S if line_s + self.rest_s > self._latency_s else BLIND_S
+        return STALE_PASS_S if line_s + self.rest_s > self._latency_s else self._blind_s
 
     @property
     def detector_s(self) -> float:

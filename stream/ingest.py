@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from stream.allowance import Allowance
-from stream.batch import Batcher
+from stream.batch import BLIND_S, Batcher
 from stream.buffer import Policy
 from stream.clock import Clock
 from stream.config import PipelineConfig, SourceConfig
@@ -24,6 +24,7 @@ from stream.logs import get_logger
 from stream.metrics import Metrics
 from stream.processes import core_count
 from stream.rules import AlertRule
+from stream.slo import MIN_FRAMES
 from stream.viewfinder import Look, Picture, Viewfinder
 from stream.worker import SourceParts, SourceStatus, SourceWorker
 
@@ -75,10 +76,10 @@ class Ingest:
         self._allowance, self._running = Allowance(), set[str]()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        latency_s = config.slo.latency_ms / 1e3
+        blind_s = min(BLIND_S, config.slo.window_s / (2 * MIN_FRAMES))  # else a service that is always late is never judged
         self._batchers = {
-            name: Batcher(
-                name, config.detectors[name].batch_size, config.slo.latency_ms / 1e3, clock, self._dropped, client.allocate
-            )
+            name: Batcher(name, config.detectors[name].batch_size, latency_s, clock, self._dropped, client.allocate, blind_s)
             for name, client in clients.items()
         }
         self._dispatchers = [

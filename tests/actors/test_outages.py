@@ -138,7 +138,7 @@ def max_gap_s(times: list[str]) -> float:
 
 
 def test_an_objective_out_of_reach_is_one_breach(clip: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]) -> None:
-    config = live_config(clip, [{"type": "jsonl", "path": "events.jsonl"}]) | {"slo": {"latency_ms": 1}}
+    config = live_config(clip, [{"type": "jsonl", "path": "events.jsonl"}]) | {"slo": {"latency_ms": 1, "window_s": 12}}
     deploy(config)
 
     def breaches() -> list[dict[str, Any]]:
