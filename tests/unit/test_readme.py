@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from actors.tally import CROSSINGS_PERCENT, OCCUPANCY_PERCENT
 from stream.cli import cli
 from stream.config_file import parse_config
 from stream.detectors.spec import ModelSpec
@@ -25,6 +26,11 @@ def test_the_config_loads() -> None:
     loaded = parse_config(yaml.safe_load(config), "README.md", Path(), {"HALL_PASSWORD": "x"})
     assert loaded.sources[0].id == "hall"
     assert (ROOT / "examples" / "hall.yaml").read_text().endswith(config)
+
+
+def test_the_demo_promises_what_it_says() -> None:
+    promise = f"above {OCCUPANCY_PERCENT:g} % of the people in the zones of each second, or {CROSSINGS_PERCENT:g} % of the line crossings"
+    assert promise in " ".join(README.split())
 
 
 def test_the_model_yaml_is_valid() -> None:
