@@ -29,7 +29,9 @@ def test_the_config_loads() -> None:
 
 
 def test_the_demo_promises_what_it_says() -> None:
-    promise = f"above {OCCUPANCY_PERCENT:g} % of the people in the zones of each second, or {CROSSINGS_PERCENT:g} % of the line crossings"
+    promise = (
+        f"above {OCCUPANCY_PERCENT:g} % of the people in the zones of each second, or {CROSSINGS_PERCENT:g} % of the line crossings"
+    )
     assert promise in " ".join(README.split())
 
 
