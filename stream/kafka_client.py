@@ -29,6 +29,7 @@ BOOTSTRAP_TIMEOUT_S = 10.0
 RECONNECT_BACKOFF_MAX_S = 2.0  # kafka-python waits up to 30 s, which would double a short outage
 PROBE_TIMEOUT_S = 1.0
 LISTEN_EVERY_S = 0.2
+KNOCK_S = 5.0
 
 
 def client_options(connection: KafkaConnection) -> dict[str, Any]:
@@ -140,6 +141,25 @@ def unreachable(connection: KafkaConnection) -> str:
         else:
             return ""
     return _clean(f"Kafka: no broker can be reached: {'; '.join(reasons)}", connection)
+
+
+class Knock:
+    """Whether a broker is there while nothing is sent to it; used from one thread.
+
+    Attributes:
+        fault: why not, see ``unreachable``; empty while one is, or while there is something to send, which tells by itself.
+    """
+
+    def __init__(self, connection: KafkaConnection):
+        self.fault = ""
+        self._connection, self._at_s = connection, time.monotonic()
+
+    def look(self, now_s: float, idle: bool) -> None:
+        """Call it often; it asks every ``KNOCK_S`` while ``idle``."""
+        if not idle:
+            self.fault, self._at_s = "", now_s
+        elif now_s - self._at_s >= KNOCK_S:
+            self.fault, self._at_s = unreachable(self._connection), now_s
 
 
 def _refusal(server: str, error: OSError | ValueError) -> str:

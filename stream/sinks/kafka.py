@@ -16,7 +16,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from stream.config import KafkaSinkConfig
 from stream.errors import SinkError
 from stream.events import TOPICS, Event
-from stream.kafka_client import explain
+from stream.kafka_client import Knock, explain
 from stream.logs import get_logger
 from stream.sinks.producer import MAX_REQUEST_BYTES, OPEN_ERRORS, abandon, check_brokers, open_producer
 from stream.sinks.spool import Spool
@@ -132,7 +132,7 @@ class KafkaSink:
         self._spooled = self._spool.pending if self._spool else 0
         self._drained = 0
         self._away = self._spool_stuck = False
-        self._why_away = ""
+        self._why_away, self._knock = "", Knock(config)
         self._retry_s = self._spool_next_s = 0.0
         self._turn_s = self._alone_since_s = time.monotonic()
         self._sender = threading.Thread(target=self._run, name="kafka-sink", daemon=True)
@@ -203,7 +203,7 @@ class KafkaSink:
         return self._held + (self._spool.pending if self._spool else 0)
 
     def fault(self) -> str:
-        return self._why_away if self._away else ""
+        return self._why_away if self._away else self._knock.fault
 
     def spooled(self) -> tuple[int, int]:
         return (self._spool.size_bytes, self._spool.max_bytes) if self._spool else (0, 0)
@@ -316,6 +316,7 @@ class KafkaSink:
             self._progress_s = now_s
         self._turn_s = now_s
         self._look_at_producer(now_s)
+        self._knock.look(now_s, idle=self._producer is not None and self.pending() == 0)
         if self._producer is not None and not self._draining and (self._spool is None or not self._spool.pending):
             if self._queue:
                 time.sleep(self._gather_s)

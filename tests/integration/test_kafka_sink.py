@@ -117,6 +117,21 @@ def test_an_event_that_the_broker_refuses_holds_up_no_other(start_broker: Callab
     assert acknowledged == [0, 2]
 
 
+def test_a_broker_that_dies_while_nothing_is_sent_is_noticed(start_broker: Callable[..., Broker], tmp_path: Path) -> None:
+    broker = start_broker()
+    with opened(sink_config(broker.bootstrap), tmp_path / "spool") as sink:
+        sink.write(counts(0, "cam0"))
+        wait_until(lambda: sink.pending() == 0, 15)
+        assert sink.fault() == ""
+        broker.kill()
+        wait_until(lambda: broker.bootstrap in sink.fault(), 10)
+        broker.start()
+        wait_until(lambda: sink.fault() == "", 10)
+        sink.write(counts(1, "cam0"))
+        wait_until(lambda: sink.pending() == 0, 15)
+        assert (sink.safe, sink.fault()) == (2, "")
+
+
 def test_broker_killed_in_the_middle_of_a_stream(
     start_broker: Callable[..., Broker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
