@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
-from perf.processes import MemoryPeak, Terminated
-from perf.service import Service, ServiceFailed, service_config
+from perf.processes import MemoryPeak
+from perf.service import Service, run_script, service_config
 from perf.workload import ROOT, SLO, Result, Workload, options, percentiles_ms, workload
-from stream.processes import ProcessTree, adopt_orphans, measure
+from stream.processes import ProcessTree, measure
 from stream.scrape import attainment, histogram, interpolated_ms
 from stream.testing.embedded_broker import free_port
 
@@ -52,21 +51,12 @@ def main() -> int:
     parser.add_argument("--no-dashboard", action="store_true", help="without Ray's dashboard")
     args = parser.parse_args()
     load = workload(parser, args)
-    stop = Terminated.on_signal()
-    adopt_orphans()
-    try:
-        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
-            try:
-                result = run(load, args, Path(folder))
-            finally:
-                ProcessTree().end()  # the broker too, however far its start had come
-    except (KeyboardInterrupt, stop):
-        return 130
-    except (ServiceFailed, ChildProcessError) as error:
-        print(f"load_test: {error}", file=sys.stderr)
-        return 1
-    result.report()
-    return 0
+
+    def report(folder: Path) -> int:
+        run(load, args, folder).report()
+        return 0
+
+    return run_script("load_test", report)
 
 
 def run(load: Workload, args: argparse.Namespace, folder: Path) -> Result:

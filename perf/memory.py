@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
-from perf.processes import Terminated
-from perf.service import Service, ServiceFailed, service_config
+from perf.service import Service, run_script, service_config
 from perf.workload import Workload, options, workload
-from stream.processes import ProcessTree, adopt_orphans, ticks
+from stream.processes import ProcessTree, ticks
 
 INTERVAL_S = 5.0
 MIN_SAMPLES = 12  # a process that lived shorter than a minute is not judged
@@ -68,20 +66,7 @@ def main() -> int:
     load = workload(parser, args)
     if args.seconds - args.settle < MIN_SAMPLES * INTERVAL_S:
         parser.error(f"--seconds must be over --settle by {MIN_SAMPLES * INTERVAL_S:.0f} at least, to be judged")
-    stop = Terminated.on_signal()
-    adopt_orphans()
-    try:
-        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
-            try:
-                curves = watch(load, args, Path(folder))
-            finally:
-                ProcessTree().end()  # the broker too, however far its start had come
-    except (KeyboardInterrupt, stop):
-        return 130
-    except (ServiceFailed, ChildProcessError) as error:
-        print(f"memory: {error}", file=sys.stderr)
-        return 1
-    return report(list(curves.values()), args)
+    return run_script("memory", lambda folder: report(list(watch(load, args, folder).values()), args))
 
 
 def watch(load: Workload, args: argparse.Namespace, folder: Path) -> Mapping[int, Curve]:

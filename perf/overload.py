@@ -34,10 +34,9 @@ from pathlib import Path
 
 import av
 
-from perf.processes import Terminated
-from perf.service import Service, ServiceFailed, service_config
+from perf.service import Service, ServiceFailed, run_script, service_config
 from perf.workload import ROOT, SLO, Workload, options, workload
-from stream.processes import ProcessTree, adopt_orphans
+from stream.processes import ProcessTree
 from stream.scrape import Scrape, attainment, histogram, interpolated_ms
 
 START_S = 20.0  # that twice as many cameras take to start; the film of those that leave is longer by that
@@ -93,27 +92,19 @@ def main() -> int:
     parser.add_argument("--dashboard", action="store_true", help="with Ray's dashboard")
     args = parser.parse_args()
     load = workload(parser, args)
-    stop = Terminated.on_signal()
-    adopt_orphans()
-    try:
+
+    def report(folder: Path) -> int:
         capacity = args.capacity or measured_capacity(load)
-        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
-            try:
-                found = run(load, capacity, args.in_step, Path(folder), [] if args.dashboard else ["--no-dashboard"])
-            finally:
-                ProcessTree().end()
-    except (KeyboardInterrupt, stop):
-        return 130
-    except ServiceFailed as error:
-        print(f"overload: {error}", file=sys.stderr)
-        return 1
-    faults = found.faults()
-    for name, value in asdict(found).items():
-        print(f"{name:<12} {value}")
-    print("\n".join(faults) or "all bounds are kept")
-    if load.as_json:
-        print(json.dumps(asdict(found) | {"faults": faults}))
-    return 1 if faults else 0
+        found = run(load, capacity, args.in_step, folder, [] if args.dashboard else ["--no-dashboard"])
+        faults = found.faults()
+        for name, value in asdict(found).items():
+            print(f"{name:<12} {value}")
+        print("\n".join(faults) or "all bounds are kept")
+        if load.as_json:
+            print(json.dumps(asdict(found) | {"faults": faults}))
+        return 1 if faults else 0
+
+    return run_script("overload", report)
 
 
 def measured_capacity(load: Workload) -> int:

@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from perf.processes import Terminated
 from perf.workload import ROOT, Workload
-from stream.processes import ProcessTree, ticks
+from stream.processes import ProcessTree, adopt_orphans, ticks
 from stream.scrape import Scrape
 from stream.testing.embedded_broker import free_port
 
@@ -27,6 +29,31 @@ LOG_LINES = 30
 
 class ServiceFailed(Exception):
     """The service did not come up, or ended before it was told to; the message holds the end of its log."""
+
+
+def run_script(name: str, measure: Callable[[Path], int]) -> int:
+    """What the scripts that run the service do: measure in a folder for the time being, and end all that was started.
+
+    Args:
+        name: of the script, for what goes wrong.
+        measure: is given the folder; returns the exit code.
+
+    Returns:
+        The exit code: 1 where the service or the broker failed, 130 after Ctrl-C or SIGTERM, else that of ``measure``.
+    """
+    stop = Terminated.on_signal()
+    adopt_orphans()
+    try:
+        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
+            try:
+                return measure(Path(folder))
+            finally:
+                ProcessTree().end()  # the broker too, however far its start had come
+    except (KeyboardInterrupt, stop):
+        return 130
+    except (ServiceFailed, ChildProcessError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
 
 
 def service_config(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -23,10 +22,9 @@ from statistics import median
 
 import websockets
 
-from perf.processes import Terminated
-from perf.service import Service, ServiceFailed, service_config
+from perf.service import Service, run_script, service_config
 from perf.workload import Workload, options, workload
-from stream.processes import Measurement, ProcessTree, adopt_orphans, measure
+from stream.processes import Measurement, ProcessTree, measure
 
 SETTLE_S = 2.0
 WIDTH_PX, FPS = 640, 4
@@ -125,20 +123,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of none, one, all (%(default)s)")
     args = parser.parse_args()
     load = workload(parser, args)
-    stop = Terminated.on_signal()
-    adopt_orphans()
-    try:
-        with tempfile.TemporaryDirectory(prefix="fw-", ignore_cleanup_errors=True) as folder:
-            try:
-                run(load, args.rounds, Path(folder))
-            finally:
-                ProcessTree().end()
-    except (KeyboardInterrupt, stop):
-        return 130
-    except ServiceFailed as error:
-        print(f"watching: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    def report(folder: Path) -> int:
+        run(load, args.rounds, folder)
+        return 0
+
+    return run_script("watching", report)
 
 
 if __name__ == "__main__":
