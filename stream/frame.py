@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -19,6 +20,17 @@ FrameKey = tuple[str, int]
 def media_s(ticks: int, base: Fraction) -> float:
     """So many ticks of a time base in seconds: the double nearest to the fraction, at a tenth of the price of making one."""
     return ticks * base.numerator / base.denominator
+
+
+def encoded(data: bytes) -> av.Packet[av.VideoStream]:
+    """A packet with a copy of these bytes and, behind them, the zeros that FFmpeg's decoders read.
+
+    ``av.Packet(data)`` refers to the bytes where they lie (PyAV pull request 2119), and what follows them in memory gets into
+    the picture.
+    """
+    packet = cast("av.Packet[av.VideoStream]", av.Packet(len(data)))
+    packet.update(data)
+    return packet
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,8 +124,9 @@ class Ingest:
                 worker.join(max(0.0, deadline_s - self._clock.monotonic()))
                 if worker.done:
                     self._retire(worker)
-            for source_id in wanted.keys() - self._workers.keys():
-                self._workers[source_id] = self._start(wanted[source_id])
+            for source_id, source in wanted.items():
+                if source_id not in self._workers:
+                    self._workers[source_id] = self._start(source)
 
     def leaving(self) -> list[str]:
         """Sources that are read no more but have not ended yet."""

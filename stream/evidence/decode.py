@@ -11,6 +11,7 @@ import av
 from stream.decode import MAX_PIXELS
 from stream.errors import EvidenceError
 from stream.evidence.packets import KeptPacket
+from stream.frame import encoded
 
 MAX_DISTANCE_S = 0.05  # where no packet has the frame's very time, as after a step of the media clock
 PICTURES = ("mjpeg", "png")
@@ -78,7 +79,7 @@ def _frames(packets: Sequence[KeptPacket], wanted: KeptPacket | None) -> Iterato
     for packet in [*packets, None]:
         data = None
         if packet is not None:
-            data = av.Packet(packet.data)
+            data = encoded(packet.data)
             data.pts, data.dts, data.time_base, data.opaque = packet.pts, packet.dts, packet.time_base, packet.number
             context.skip_frame = "DEFAULT" if wanted in (None, packet) else "NONREF"
         try:

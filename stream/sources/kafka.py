@@ -18,7 +18,7 @@ from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
 from stream.errors import RecordError, SourceUnavailable
 from stream.events import DeadLetter, event_id, timestamp
-from stream.frame import Packet
+from stream.frame import Packet, encoded
 from stream.kafka_client import client_options, explain, unreachable
 from stream.logs import get_logger
 from stream.sources.records import Codec, Payload, parse
@@ -226,7 +226,7 @@ class KafkaSource:
             self._base_s = 0.0 if payload.pts_s is None else captured_at - payload.pts_s
         if payload.pts_s is not None:
             pts_s = self._base_s + payload.pts_s
-        data = cast("av.Packet[av.VideoStream]", av.Packet(record.value))
+        data = encoded(record.value)
         data.time_base, data.pts = TIME_BASE, round(pts_s / TIME_BASE)
         age_s = now_at - captured_at
         return Packet(data, captured_at, now_s, record.offset, age_s if 0 < age_s <= MAX_AGE_S else 0.0, payload.traceparent)

@@ -9,7 +9,7 @@ import pytest
 
 from stream.config import SourceConfig
 from stream.decode import DecodedFrame, Decoder
-from stream.frame import Packet
+from stream.frame import Packet, encoded
 from stream.sources.file import FileSource
 from stream.testing.clock import ManualClock
 from tests.support.media import make_video
@@ -24,6 +24,18 @@ def decode_all(path: Path) -> tuple[list[DecodedFrame], Decoder]:
         decoder = Decoder(source)
         frames = [frame for packet in source.packets() if isinstance(packet, Packet) for frame in decoder.decode(packet)]
         return frames + decoder.flush(), decoder
+
+
+def test_what_follows_the_bytes_in_memory_is_not_decoded(shared: Path) -> None:
+    path = shared / "data/hostile/made/mpeg4.avi"
+    expected, _ = decode_all(path)
+    with source_of(path) as source:
+        packets = [bytes(packet.data) for packet in source.packets() if isinstance(packet, Packet) and packet.data.size]
+    context = av.VideoCodecContext.create("mpeg4", "r")
+    lying = [memoryview(data + b"\0" + b"\x80" * 63)[: len(data)] for data in packets]  # Python's own zero, then whatever is there
+    decoded = [frame for data in lying for frame in context.decode(encoded(data))] + context.decode(None)
+    for theirs, ours in zip(expected, decoded, strict=True):
+        assert np.array_equal(theirs.frame.to_ndarray(), ours.to_ndarray()), theirs.frame_index
 
 
 @pytest.mark.parametrize("b_frames", [0, 3])
