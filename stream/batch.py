@@ -3,7 +3,8 @@
 Decode threads ``put`` frames, one dispatcher thread takes batches. A batch goes out as soon as one of these holds:
 
 1. ``batch_size`` frames are there;
-2. the frame that waits longest has waited for :func:`batch_window_s`, or one would be late if it waited any longer;
+2. a frame has waited for :func:`batch_window_s`, or one would be late if it waited any longer. What decoding a live one took
+   is taken off its window, down to ``LEAST_WINDOW`` of it: who is late already waits less for company;
 3. waiting brings nothing: a lossless source stands still because its buffer is full, or every source is finished, or is
    live and has a frame in (its next one is a frame period away), or is live and stalled.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +34,7 @@ DropReason = Literal["queue_full", "stale"]
 MAX_WINDOW_S = 0.1  # 8 cameras at 5 frames/s bring 4 frames in it; a batch costs about 1 ms of CPU, its frames apart
 RESERVE = 0.2  # of the budget, for decoding before
 MOST_DETECTOR, MOST_EMIT = 0.5, 0.25  # of the budget; one that was slow once must not have every frame shed for good
+LEAST_WINDOW = 0.25  # of the window; where a stream has B-frames, its decoder keeps every frame back for longer than that
 WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
 STALE_PASS_S = 1.0  # a live source whose frames are all old when they come still gets one through in this time: late, not blind
 BLIND_S = 10.0  # the same where it is we who are late, unless told another: seldom, as each such frame misses the objective
@@ -136,6 +138,7 @@ class Batcher:
         self._drops: dict[str, Counter[DropReason]] = {}
         self._image_shape: tuple[int, ...] | None = None
         self._detector, self._emit_s = Expected(), 0.0
+        self._waiting_until_s = -math.inf  # what the dispatcher waits for, while it does
         self._closed = False
 
     def add_source(self, source_id: str, capacity: int, policy: Policy, live: bool) -> None:
@@ -198,9 +201,9 @@ class Batcher:
                 return False
             if dropped is not None:
                 self._drops[source_id]["queue_full"] += 1
-            # The dispatcher is woken where its wait changes: a first frame starts the window, the others may end it.
+            # The dispatcher is woken where its wait changes: a first frame starts the window, the others may end it or wait less.
             queued = self.pending()
-            if queued == 1 or self._is_complete(queued, now_s):
+            if queued == 1 or self._due_s([source]) < self._waiting_until_s or self._is_complete(queued, now_s):
                 self._ready.notify_all()
         if dropped is not None and self._on_drop:
             self._on_drop(dropped, "queue_full")
@@ -311,13 +314,18 @@ class Batcher:
         sources = self._sources.values()
         return any(s.stuck for s in sources) or all(s.complete(now_s) for s in sources)
 
-    def _due_s(self) -> float:
-        """When a batch must go out: infinity where no frame waits."""
+    def _due_s(self, sources: Iterable[_Source]) -> float:
+        """When a batch with the frames of these sources must go out: infinity where none waits."""
         window_s, rest_s, due_s = self.window_s, self.rest_s, math.inf
-        for source in self._sources.values():
-            if (oldest := source.buffer.oldest) is not None:
-                since_s, frame = oldest
-                due_s = min(due_s, since_s + window_s, self.deadline_s(frame.info) - rest_s if source.live else math.inf)
+        for source in sources:
+            if (oldest := source.buffer.oldest) is None:
+                continue
+            since_s, info = oldest[0], oldest[1].info
+            if source.live:
+                wait_s = min(window_s, max(window_s - (since_s - info.due_s), LEAST_WINDOW * window_s))
+                due_s = min(due_s, since_s + wait_s, self.deadline_s(info) - rest_s)
+            else:
+                due_s = min(due_s, since_s + window_s)
         return due_s
 
     def _wait_until_due(self, deadline_s: float) -> bool:
@@ -326,12 +334,14 @@ class Batcher:
             now_s = self._clock.monotonic()
             if self._is_complete(self.pending(), now_s):
                 return True
-            due_s = self._due_s()
+            due_s = self._due_s(self._sources.values())
             if due_s <= now_s:
                 return True
             if now_s >= deadline_s:
                 return False
+            self._waiting_until_s = due_s
             self._ready.wait(min(due_s, deadline_s) - now_s)
+            self._waiting_until_s = -math.inf
         return False
 
     def _take(self, now_s: float) -> tuple[list[Frame], list[Frame]]:

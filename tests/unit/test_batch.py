@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream.batch import BLIND_S, MAX_WINDOW_S, STALE_PASS_S, STALLED_INTERVALS, Batcher, batch_window_s
+from stream.batch import BLIND_S, LEAST_WINDOW, MAX_WINDOW_S, STALE_PASS_S, STALLED_INTERVALS, Batcher, batch_window_s
 from stream.buffer import FrameBuffer, Policy
 from stream.frame import Frame, FrameInfo, Uint8Array
 from stream.testing.clock import ManualClock
@@ -175,13 +175,40 @@ class TestWhenABatchGoesOut:
         for source_id in "ab":
             batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
         batcher.observe_detector_s(0.1, 4)
-        batcher.put(make_frame("a", captured_s=clock.monotonic() - 0.35))
+        batcher.put(make_frame("a", captured_s=clock.monotonic() - 0.385))
         assert batcher.next_batch(0) is None
-        clock.advance(0.049)
+        clock.advance(0.014)
         assert batcher.next_batch(0) is None
         clock.advance(0.001)
-        assert batcher.window_s > 0.05
+        assert LEAST_WINDOW * batcher.window_s > 0.02
         assert batcher.next_batch(0) is not None
+
+    @pytest.mark.parametrize(("spent_s", "wait_s"), [(0.0, 0.1), (0.03, 0.07), (0.09, 0.025), (0.3, 0.025)])
+    def test_what_decoding_took_is_taken_off_the_window(
+        self, batcher: Batcher, clock: ManualClock, spent_s: float, wait_s: float
+    ) -> None:
+        for source_id in "ab":
+            batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
+        batcher.put(make_frame("a", captured_s=clock.monotonic() - spent_s))
+        clock.advance(wait_s - 0.001)
+        assert batcher.next_batch(0) is None
+        clock.advance(0.002)
+        assert indices((batcher.next_batch(0) or pytest.fail("no batch"))[1]) == [("a", 0)]
+
+    def test_a_late_frame_shortens_a_wait_that_has_begun(self) -> None:
+        batcher = Batcher("people", 4, 60.0)
+        for source_id in "abc":
+            batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
+        came: list[float] = []
+        thread = threading.Thread(target=lambda: came.append(time.monotonic()) if batcher.next_batch(5) else None, daemon=True)
+        began_s = time.monotonic()
+        batcher.put(make_frame("a", captured_s=began_s))
+        thread.start()
+        while batcher._waiting_until_s < began_s:
+            time.sleep(0.001)
+        batcher.put(make_frame("b", captured_s=began_s - 1))
+        thread.join(5)
+        assert came[0] - began_s < 0.9 * MAX_WINDOW_S
 
     def test_when_all_sources_are_finished(self, batcher: Batcher) -> None:
         batcher.add_source("a", 4, Policy.BLOCK, live=False)
