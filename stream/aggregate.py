@@ -174,7 +174,7 @@ class Aggregator:
         """
         with self._lock:
             wanted = {source.id: source for source in sources}
-            for source_id in self._sources.keys() - wanted.keys():
+            for source_id in [known for known in self._sources if known not in wanted]:
                 self._forget(source_id)
             for source_id, source in wanted.items():
                 known = self._sources.get(source_id)
