@@ -41,6 +41,7 @@ KERB_FURNITURE: tuple[tuple[ObstacleKind, float, float], ...] = (
     ("bollard", 0.09, 0.9),
     ("bollard", 0.12, 0.7),
     ("planter", 0.3, 0.7),
+    ("machine", 0.3, 1.7),
     ("lamp", 0.12, 5.0),
 )
 """What stands along a kerb: kind, radius, height."""
@@ -88,6 +89,7 @@ def plaza(rng: np.random.Generator, view: View) -> Plan:
     placer.scatter("planter", rng.uniform(1.2, 2.4), rng.uniform(0.8, 1.2), rng.uniform(0.5, 0.8), int(rng.integers(2, 5)))
     placer.scatter("bench", 1.8, 0.5, 0.45, int(rng.integers(2, 5)))
     placer.scatter("lamp", 0.24, 0, 4.5, int(rng.integers(1, 4)))
+    placer.scatter("machine", rng.uniform(0.7, 1.1), rng.uniform(0.6, 0.8), rng.uniform(1.6, 2.0), int(rng.integers(0, 4)))
     surfaces = []
     if rng.random() < 0.4:
         surfaces.append(Surface(view.world(*box(-30, near + 0.75 * deep, 30, near + 0.8 * deep)), "marking"))
@@ -212,11 +214,14 @@ def shop(rng: np.random.Generator, view: View) -> Plan:
     aisles = d1 + 0.8  # where the rows of shelves begin
     lobby = box(-half, max(view.near_m + 0.2, d0 - 0.8), half, aisles + 0.3)
     hand = float(rng.choice([-1, 1]))  # the side on which the counter is
-    till = box(hand * (half - 1.3), aisles + 0.4, hand * (half - 3.6), aisles + 5.0)
-    queue = line_up((hand * (half - 2.2), aisles + 4.4), -math.pi / 2, 5)
+    till = box(hand * (half - 1.3), aisles + 0.5, hand * (half - 6.2), aisles + 2.9)
+    queue = line_up((hand * (half - 1.9), aisles + 1.7), math.pi if hand > 0 else 0.0, 5)  # side by side for the camera
     placer = Placer(rng, view, walkable, gates, [lobby, till])
-    placer.put("counter", box(hand * (half - 1.2), aisles + 3.2, hand * (half - 0.6), aisles + 5.4), 1.05)
-    row0, row1 = aisles + 1.6, length - 2.0
+    placer.put("counter", box(hand * (half - 1.2), aisles + 0.8, hand * (half - 0.6), aisles + 2.8), 1.05)
+    row0, row1 = aisles + 4.4, length - 2.0
+    for v in np.arange(row0, row1, rng.uniform(1.5, 6.0)):
+        fridge = box(hand * half, v, hand * (half - rng.uniform(0.4, 0.6)), v + rng.uniform(0.6, 1.1))
+        placer.put("machine", fridge, rng.uniform(1.6, 2.0))
     aisle, deep, shelf_m = rng.uniform(1.9, 2.4), rng.uniform(0.7, 1.0), rng.uniform(1.3, 1.6)
     x = aisle + 0.45 - half
     while x + deep < half - aisle - 0.25:
@@ -377,7 +382,7 @@ def station(rng: np.random.Generator, view: View) -> Plan:
 LAYOUTS: dict[str, tuple[Site, Layout]] = {
     "plaza": (Site((7.0, 11.0), (50, 68), (16, 22), (-4, 4), (-3, 3), True), plaza),
     "corridor": (Site((3.8, 4.6), (65, 85), (9, 13), (-1.0, 1.0), (-0.3, 0.3), False), corridor),
-    "shop": (Site((4.5, 6.0), (75, 92), (12, 15), (-2.5, 2.5), (-0.5, 0.5), False), shop),
+    "shop": (Site((4.5, 6.0), (75, 92), (14, 17), (-2.5, 2.5), (-0.5, 0.5), False), shop),
     "street": (Site((7.0, 11.0), (50, 68), (17, 23), (-0.5, 3.0), (-3.5, -1.0), True), street),
     "station": (Site((6.5, 9.0), (55, 75), (17, 23), (-2, 2), (-1, 1), False), station),
 }

@@ -40,6 +40,7 @@ WEATHERS: tuple[Weather, ...] = ("clear", "overcast", "rain", "fog")
 WEATHER_SHARES = (0.5, 0.3, 0.12, 0.08)
 BORDER = 0.03  # of the picture, that zones and lines keep free
 ZONE_STEPS = 4  # pieces that a side of a zone is cut into, so that it follows the lens
+HEADROOM_M = 1.9  # a person of this height at the far side of what a camera watches touches the upper edge of its picture
 SPAN_M = 60  # how far to either side of the camera's axis it is looked for what it sees
 DENSEST_PER_M2 = 0.6  # people that can still walk freely; Fruin's level of service D begins at 0.72
 
@@ -179,7 +180,7 @@ class Site:
     Attributes:
         height_m: of the camera.
         view_deg: horizontal angle of view.
-        far_m: where the middle of the picture's upper edge meets the ground.
+        far_m: how far away people in the middle of the picture are still seen with their heads.
         aside_m: how far the camera stands from x = 0.
         aim_m: x of the point at two thirds of ``far_m`` that it is turned to.
     """
@@ -241,7 +242,8 @@ class View:
 
     Attributes:
         camera: the camera.
-        near_m, far_m: v at the lower and the upper edge of the picture, in the middle.
+        near_m: v of the ground at the lower edge of the picture, in the middle.
+        far_m: v of people whose heads are at its upper edge.
     """
 
     def __init__(self, camera: Camera):
@@ -249,8 +251,9 @@ class View:
         right = camera.axes[0, :2]
         self._axes = np.stack([right, (-right[1], right[0])])
         middle = camera.width / 2
-        ends = camera.ground([(middle, camera.height), (middle, 0)])
-        self.near_m, self.far_m = (float(self.local(ends)[i, 1]) for i in (0, 1))
+        self.near_m = float(self.local(camera.ground([(middle, camera.height)]))[0, 1])
+        heads = camera.rays([(middle, 0)])[0]
+        self.far_m = float(np.hypot(*heads[:2]) / -heads[2] * (camera.position_m[2] - HEADROOM_M))
 
     def world(self, *points: Point) -> Floats:
         """Points (u, v) in the world, (N, 2)."""
@@ -268,7 +271,7 @@ class View:
         return float(seen[0]), float(seen[-1])
 
     def depth(self, share: float) -> float:
-        """v at ``share`` of the way from the lower to the upper edge of the picture, over the ground."""
+        """v at ``share`` of the way from ``near_m`` to ``far_m``."""
         return self.near_m + share * (self.far_m - self.near_m)
 
 
@@ -279,7 +282,7 @@ def _camera(rng: np.random.Generator, site: Site, width: int, height: int) -> Ca
     barrel = rng.uniform(0.0, 0.16)
     level = Camera(width, height, focal * width, (aside_m, 0.0, mount_m), 0.0, 0.0, -barrel, 0.15 * barrel)
     upper = level.rays([(width / 2, max(0.0, height / 2 - 0.375 * width))])[0]  # of a tall picture, that of 4:3
-    tilt = math.atan(mount_m / far_m) + math.atan2(upper[2], upper[1])
+    tilt = math.atan((mount_m - HEADROOM_M) / far_m) + math.atan2(upper[2], upper[1])
     return replace(level, tilt_rad=tilt, pan_rad=math.atan2(aside_m - aim_m, far_m * 2 / 3))
 
 

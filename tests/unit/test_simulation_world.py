@@ -118,6 +118,23 @@ class TestScene:
                 assert math.dist(*line.points) > 0.06, f"{name} {seed} {line.name}"
 
     @pytest.mark.parametrize("name", SCENES)
+    def test_the_heads_of_those_in_a_zone_can_be_seen(self, name: str) -> None:
+        for seed in range(5):
+            scene = build_scene(name, seed)
+            size = (scene.camera.width, scene.camera.height)
+            for zone in scene.zones:
+                feet = scene.camera.ground(np.array(zone.polygon) * size)
+                heads = scene.camera.project(np.column_stack((feet, np.full(len(feet), 1.75))))
+                assert heads[:, 1].min() > 0, f"{name} {seed} {zone.name}"
+
+    def test_those_who_queue_in_a_shop_stand_side_by_side_for_the_camera(self) -> None:
+        for seed in range(5):
+            scene = build_scene("shop", seed)
+            places = scene.queues[0].places_m
+            x, y = scene.camera.project(np.column_stack((places, np.zeros(len(places))))).T
+            assert np.ptp(x) > 2 * np.ptp(y), seed
+
+    @pytest.mark.parametrize("name", SCENES)
     def test_everybody_can_get_from_gate_to_gate(self, name: str) -> None:
         for seed in range(4):
             scene = build_scene(name, seed)
