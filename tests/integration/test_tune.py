@@ -27,9 +27,9 @@ TRIALS = 20
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``val/one``, ``val/two`` and ``test/three``."""
+    """``val/one``, ``val/two`` and ``test/three``, of seeds in which somebody crosses the line."""
     folder = tmp_path_factory.mktemp("clips")
-    for seed, name in enumerate(("val/one", "val/two", "test/three"), 1):
+    for seed, name in enumerate(("val/one", "val/two", "test/three"), 5):
         (folder / name).parent.mkdir(exist_ok=True)
         film(Shot("corridor", seed, (8, 8), 6.0, fps=10, width=640, height=360), folder / name, lambda: True)
     return folder
@@ -73,8 +73,9 @@ def test_choice_is_what_process_then_does(shared: Path, clips: Path, tmp_path: P
     tracking = evaluate_tracking(read_mot(clip / "tracks.txt"), tracks_of_events(events).table)
     counts = evaluate_counts(read_events(clip / "counts.jsonl", CountsEvent), read_events(events, CountsEvent))
     measured = report["after"]["test"]
-    assert measured["idf1"] == pytest.approx(tracking.idf1, abs=1e-6)
-    assert measured["hota"] == pytest.approx(tracking.hota, abs=1e-3)  # events hold boxes rounded to 0.01 px
+    # Events hold boxes rounded to 0.01 px, which takes one to the other side of IoU 0.5 now and then.
+    assert measured["idf1"] == pytest.approx(tracking.idf1, abs=5e-3)
+    assert measured["hota"] == pytest.approx(tracking.hota, abs=1e-3)
     assert measured["occupancy_error"] == pytest.approx(counts.occupancy_mae_percent / 100, abs=1e-9)
     assert measured["true_crossings"] == sum(line.truth for line in counts.lines)
 
