@@ -80,6 +80,7 @@ def shown(config: PipelineConfig, folder: Path) -> PipelineConfig:
 def main() -> None:
     """Film, serve, look."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    target.mkdir(parents=True, exist_ok=True)
     cameras = shots(FILM_S)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
