@@ -11,6 +11,7 @@ import av
 
 from stream.errors import EvidenceError
 from stream.evidence.packets import KeptPacket
+from stream.frame import encoded
 
 ANY_PACKET = b"\0\0\1\x09\x10"  # an access unit delimiter of H.264; other codecs are not asked to understand it
 CODECS = ("h264", "hevc", "av1", "mpeg4", "mjpeg")  # of which MP4 tells all that a player must know
@@ -80,7 +81,7 @@ def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int) -
         last = -1
         usual = (_dts(packets[-1]) - start) // max(1, len(packets) - 1)  # the last picture must be shown for a while, too
         for packet in packets:
-            data = av.Packet(packet.data)
+            data = encoded(packet.data)
             last = max(last + 1, round((_dts(packet) - start) * packet.time_base / time_base))
             shown = round(((packet.pts or 0) - start) * packet.time_base / time_base)
             data.time_base, data.dts, data.pts = time_base, last, max(last, shown)
