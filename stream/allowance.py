@@ -72,9 +72,15 @@ class Allowance:
                 self._frames = self._late = 0
 
     def relieved(self, part: float, now_s: float) -> None:
-        """``part`` of the sources (0..1) has left: what was too much with them may be borne now."""
+        """``part`` of the sources (0..1) has left: those that stay have what these had, and what was too much may be borne now."""
         with self._lock:
-            self._step, self._too_much = min(MAX_STEP, self._step + part), min(1.0, (self._too_much + part) / max(1 - part, 0.1))
+            rest = max(1 - part, 0.1)
+            if self._gops:
+                self._gops = min(1.0, self._gops / rest)
+                self._reason = self._reason if self._gops < 1 else ""
+            else:
+                self._keys = min(1.0, self._keys / rest)
+            self._step, self._too_much = min(MAX_STEP, self._step + part), min(1.0, (self._too_much + part) / rest)
             self._patience_s, self._grew = PATIENCE_S, False
             self._judged_s = self._in_time_s = now_s + SETTLING_S
             self._frames = self._late = 0

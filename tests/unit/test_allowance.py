@@ -69,6 +69,18 @@ def test_those_that_stay_have_it_back_sooner_when_others_leave() -> None:
     assert relieved.gops == 1
 
 
+def test_what_was_granted_is_shared_by_those_that_stay() -> None:
+    allowance = Allowance()
+    now_s = seconds(allowance, 0, 0.3, 2)
+    granted = allowance.gops
+    assert 0.5 < granted < 0.9
+    allowance.relieved(0.1, now_s)
+    assert allowance.gops == pytest.approx(granted / 0.9)
+    assert allowance.reason
+    allowance.relieved(0.5, now_s)
+    assert (allowance.gops, allowance.reason) == (1, "")
+
+
 def test_it_does_not_flap_under_steady_pressure() -> None:
     allowance, now_s, failures, gops = Allowance(), 0.0, 0, []
     for _ in range(1200):
