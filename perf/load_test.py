@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.broker import BROKER_TOOL, LoadTopics, own_broker
+from perf.films import film
 from perf.processes import MemoryPeak
 from perf.service import Service, run_script, service_config
 from perf.workload import ROOT, SLO, Result, Workload, options, percentiles_ms, workload
@@ -48,8 +49,13 @@ def main() -> int:
     parser.add_argument("--rtsp", action="store_true", help="cameras over RTSP instead of files")
     parser.add_argument("--ingest-actors", type=int, default=1, metavar="N", help="actors that share the cameras (1)")
     parser.add_argument("--decode", choices=DECODE_MODES, default="auto", help="of the sources (auto)")
+    parser.add_argument(
+        "--spread", action="store_true", help="key frames do not come at once: films begin with GOPs of other lengths"
+    )
     parser.add_argument("--no-dashboard", action="store_true", help="without Ray's dashboard")
     args = parser.parse_args()
+    if args.rtsp and args.spread:
+        parser.error("--spread is of files, not of --rtsp")
     load = workload(parser, args)
 
     def report(folder: Path) -> int:
@@ -77,6 +83,9 @@ def run(load: Workload, args: argparse.Namespace, folder: Path) -> Result:
         elif sink != "none":
             sinks = [{"type": "jsonl", "path": str(folder / "events.jsonl")}]
         uris = [str(load.file)] * load.sources
+        if args.spread:
+            skipped = [number / load.sources for number in range(load.sources)]
+            uris = [str(film(load.file, 1, part, folder / f"{part:.3f}{load.file.suffix}")) for part in skipped]
         if args.rtsp:
             uris, pid = running.enter_context(simulator(load))
             ignored.append(pid)

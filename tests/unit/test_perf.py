@@ -11,8 +11,9 @@ import av
 import pytest
 
 from perf.compare import judge, workload_name
+from perf.films import film
 from perf.memory import Curve
-from perf.overload import Overload, film, jain, settled_s
+from perf.overload import Overload, jain, settled_s
 from perf.workload import percentiles_ms
 from stream.processes import ProcessTree, idle_s, measure
 from stream.scrape import Scrape, attainment, histogram, interpolated_ms
