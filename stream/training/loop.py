@@ -25,7 +25,7 @@ from stream.training.metrics import FILE, EpochMetrics, read_metrics, write_metr
 from stream.training.model import grid
 from stream.training.schedule import PLAIN, Average, Budget, learning_rate
 from stream.training.settings import TrainingSettings
-from stream.training.shards import Shards, part_count
+from stream.training.shards import Shards, one_thread, part_count
 from stream.training.validate import Validation, to_pixels
 
 WEIGHT_DECAY = 0.05  # of convolutions; not of biases and norms
@@ -94,7 +94,7 @@ class Trainer:
         for part in self._frozen:
             part.requires_grad_(False)
         self.average = Average(self._network)
-        self._optimizer = torch.optim.AdamW(_groups(self._network), lr=settings.lr)
+        self._optimizer = torch.optim.AdamW(_groups(self._network), lr=settings.lr, fused=True)
         # float16 has few exponents: small gradients are scaled up, or they would vanish.
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision == torch.float16)
         self._cells = grid(settings.width, settings.height, self._device)
@@ -206,12 +206,13 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         losses = shards.learn(list(zip(batch.images, batch.labels, strict=True)), self._backward)
-        self._scaler.unscale_(self._optimizer)
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.average.update(self._network, self.step + 1)
+        with one_thread():
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+            self.average.update(self._network, self.step + 1)
         return losses
 
     def _backward(self, network: nn.Module, pictures: Sequence[tuple[Uint8Array, Labels]]) -> torch.Tensor:

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 WARMUP = 0.03  # share of the training in which the learning rate rises
 FLOOR = 0.02  # of the learning rate at the end
@@ -59,9 +59,9 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step ``step``, from 1."""
         decay = EMA_DECAY * (1 - math.exp(-step / EMA_RAMP_STEPS))
-        with torch.no_grad():
-            for mine, theirs in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs.to(mine.dtype), 1 - decay)
-                else:
-                    mine.copy_(theirs)
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        floats = [(mine, theirs.to(mine.dtype)) for mine, theirs in pairs if mine.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([mine for mine, _ in floats], [theirs for _, theirs in floats], step)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
