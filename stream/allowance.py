@@ -11,6 +11,7 @@ LATE = 0.7  # of the latency budget, used up when a frame is detected
 MANY, MOST = 0.1, 0.5  # of the frames of that time, late or given up
 LESS = 0.7  # of the share is left each time that it proves too much
 LEAST = 0.05  # a smaller share of GOPs is none
+KEY_WORK = 0.2  # of a GOP's: its key frame alone (0.30 and 0.22 in perf/README.md; too little is the cautious side)
 LEAST_KEYS = 0.1  # of key frames: nobody goes blind
 STEP, MAX_STEP = 0.05, 0.5  # of the GOPs more; then twice as many more each time, but for where it failed
 PATIENCE_S, MAX_PATIENCE_S = 0.5, 8.0  # in time before the share grows; doubled each time that more was too much
@@ -23,8 +24,8 @@ class Allowance:
     What may be decoded is a share of the GOPs, and of the others the key frames alone; where even these are too many, a
     share of them. Once a second the frames of that second are judged. While many are late or given up, the share falls
     by a factor. Otherwise it grows: quickly up to what was borne before, slowly to what proved too much, and quickly
-    again beyond it; later each time that this fails, and at once when a source has left. All sources have the same
-    share, so what the machine can bear is spread evenly. Thread-safe.
+    again beyond it; later each time that this fails. What a source that leaves had goes to those that stay at once. All
+    sources have the same share, so what the machine can bear is spread evenly. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -75,11 +76,10 @@ class Allowance:
         """``part`` of the sources (0..1) has left: those that stay have what these had, and what was too much may be borne now."""
         with self._lock:
             rest = max(1 - part, 0.1)
-            if self._gops:
-                self._gops = min(1.0, self._gops / rest)
-                self._reason = self._reason if self._gops < 1 else ""
-            else:
-                self._keys = min(1.0, self._keys / rest)
+            work = (KEY_WORK + (1 - KEY_WORK) * self._gops) * self._keys / rest  # of a source, 1 where everything is decoded
+            self._keys = min(1.0, work / KEY_WORK)
+            self._gops = min(1.0, max(0.0, (work - KEY_WORK) / (1 - KEY_WORK)))
+            self._reason = self._reason if self._gops < 1 else ""
             self._step, self._too_much = min(MAX_STEP, self._step + part), min(1.0, (self._too_much + part) / rest)
             self._patience_s, self._grew = PATIENCE_S, False
             self._judged_s = self._in_time_s = now_s + SETTLING_S

@@ -3,7 +3,7 @@
 import pytest
 
 from perf.overload import jain
-from stream.allowance import FORGIVEN_S, LATE, LEAST_KEYS, LESS, MANY, MAX_PATIENCE_S, Allowance
+from stream.allowance import FORGIVEN_S, KEY_WORK, LATE, LEAST_KEYS, LESS, MANY, MAX_PATIENCE_S, Allowance
 from tests.support.machine import LATENCY_S, Camera, Costs, Machine
 
 
@@ -69,16 +69,27 @@ def test_those_that_stay_have_it_back_sooner_when_others_leave() -> None:
     assert relieved.gops == 1
 
 
-def test_what_was_granted_is_shared_by_those_that_stay() -> None:
+def work(allowance: Allowance) -> float:
+    """Of a source, 1 where everything is decoded."""
+    return (KEY_WORK + (1 - KEY_WORK) * allowance.gops) * allowance.keys
+
+
+@pytest.mark.parametrize(("late", "lasting_s"), [(0.3, 2), (1.0, 1.5), (1.0, 60)])
+def test_what_those_that_leave_had_is_shared_by_those_that_stay(late: float, lasting_s: float) -> None:
+    allowance = Allowance()
+    now_s = seconds(allowance, 0, late, lasting_s)
+    before = work(allowance)
+    allowance.relieved(0.1, now_s)
+    assert work(allowance) == pytest.approx(before / 0.9)
+    assert allowance.gops < 1
+    assert allowance.reason
+
+
+def test_nothing_is_held_back_from_a_few_that_stay_of_many() -> None:
     allowance = Allowance()
     now_s = seconds(allowance, 0, 0.3, 2)
-    granted = allowance.gops
-    assert 0.5 < granted < 0.9
-    allowance.relieved(0.1, now_s)
-    assert allowance.gops == pytest.approx(granted / 0.9)
-    assert allowance.reason
     allowance.relieved(0.5, now_s)
-    assert (allowance.gops, allowance.reason) == (1, "")
+    assert (allowance.gops, allowance.keys, allowance.reason) == (1, 1, "")
 
 
 def test_it_does_not_flap_under_steady_pressure() -> None:
