@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from stream.frame import Uint8Array
 from stream.scale import Scaler
 
 Float32Array = npt.NDArray[np.float32]
+MOST_READ = 8  # pictures that wait to be scaled
 
 
 @dataclass(frozen=True)
@@ -187,15 +189,25 @@ def load_pictures(
     images = _allocate(shape, limit_bytes, folder)
     scaler, by_image = Scaler(picture), dataset.by_image()
     placed, labels, ids = np.zeros((shape[0], 2), np.int64), [], []
-    for i, (image, bgr) in enumerate(pictures(dataset, Path())):
-        scaler.scale(camera_frame(bgr), out=images[i])
-        _, _, width, height = picture.placement(image.width, image.height)
-        placed[i] = width, height
-        labels.append(_labels(by_image[image.id], width / image.width, height / image.height, min_visibility))
-        ids.append(image.id)
-        if progress is not None:
-            progress(1)
+    scaling: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "scale") as pool:  # while the next picture is read here
+        for i, (image, bgr) in enumerate(pictures(dataset, Path())):
+            scaling.append(pool.submit(_scale, scaler, bgr, images[i]))
+            if len(scaling) > MOST_READ:
+                scaling.popleft().result()
+            _, _, width, height = picture.placement(image.width, image.height)
+            placed[i] = width, height
+            labels.append(_labels(by_image[image.id], width / image.width, height / image.height, min_visibility))
+            ids.append(image.id)
+            if progress is not None:
+                progress(1)
+        for last in scaling:
+            last.result()
     return Cache(images, placed, tuple(labels), tuple(ids))
+
+
+def _scale(scaler: Scaler, bgr: Uint8Array, out: Uint8Array) -> None:
+    scaler.scale(camera_frame(bgr), out=out)
 
 
 def _allocate(shape: tuple[int, ...], limit_bytes: float, folder: Path) -> Uint8Array:
