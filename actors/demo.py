@@ -41,8 +41,8 @@ CAMERAS = {"plaza": (101, 16), "corridor": (101, 8), "street": (101, 14), "stati
 CROWD = "station", "concourse"  # camera and zone of the alert
 SETTINGS: dict[str, Any] = {
     "detectors": {"people": {"model": MODEL, "confidence": 0.6, "nms_iou": 0.6}},
-    "tracker": {"low_confidence": 0.2, "start_margin": 0.1, "second_match_iou": 0.4, "lost_s": 2.0, "hidden_s": 2.0},
-    "counting": {"enter_s": 0.0, "leave_s": 0.0, "unseen_s": 0.3, "foot_inset": 0.1, "upright": True},
+    "tracker": {"low_confidence": 0.1, "start_margin": 0.1, "second_match_iou": 0.5, "lost_s": 2.0, "hidden_s": 3.0},
+    "counting": {"enter_s": 0.0, "leave_s": 0.0, "unseen_s": 0.3, "foot_inset": 0.12, "upright": True},
 }
 """Chosen on other seeds, see the card of the model."""
 USER, PASSWORD = "viewer", "demo"  # of the cameras that this demo serves on loopback
