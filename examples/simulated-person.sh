@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From no data to a measured model: films simulated places, trains on them, chooses thresholds on clips that the training
 # did not see, and measures on scenes and seeds that had no part in either. `make model` runs it; it made the bundled model.
-# Takes most of an hour on two idle cores. Usage: examples/simulated-person.sh NEW_FOLDER
+# Takes about an hour and a half on two idle cores. Usage: examples/simulated-person.sh NEW_FOLDER
 set -euo pipefail
 out=${1:?usage: $0 NEW_FOLDER}
 known=(--scene plaza --scene shop --scene corridor --scene street)

