@@ -76,10 +76,10 @@ def _moved(event: CountsEvent, source_id: str, shift: timedelta) -> CountsEvent:
 
 
 def crowd_limits(truth: Sequence[CountsEvent], zone: str) -> tuple[int, int]:
-    """A crowd in this zone: more people than in half of the time, over when there are fewer than in a quarter of it."""
+    """A crowd in this zone: more people than in half of the time, over when there are fewer."""
     people = sorted(event.occupancy.mean for event in truth if event.zone == zone and event.occupancy)
     above = max(1, int(people[len(people) // 2]))
-    return above, max(1, min(above, math.ceil(people[len(people) // 4])))
+    return above, above
 
 
 def demo_config(
