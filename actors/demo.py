@@ -75,11 +75,10 @@ def _moved(event: CountsEvent, source_id: str, shift: timedelta) -> CountsEvent:
     return event.model_copy(update={"source_id": source_id, "window_start": start, "window_end": end})
 
 
-def crowd_limits(truth: Sequence[CountsEvent], zone: str) -> tuple[int, int]:
-    """A crowd in this zone: more people than in half of the time, over when there are fewer."""
+def crowd_limit(truth: Sequence[CountsEvent], zone: str) -> int:
+    """More people than this are a crowd in this zone, fewer are none: half of the time there are more."""
     people = sorted(event.occupancy.mean for event in truth if event.zone == zone and event.occupancy)
-    above = max(1, int(people[len(people) // 2]))
-    return above, above
+    return max(1, int(people[len(people) // 2]))
 
 
 def demo_config(
@@ -88,8 +87,9 @@ def demo_config(
     """Four cameras with the zones and lines of their scenes, and a crowd alert."""
     scenes = {name: build_scene(shot.scene, shot.seed, shot.width, shot.height) for name, shot in cameras.items()}
     camera, zone = CROWD
-    above, clear_below = crowd_limits(truth[camera], zone)
-    crowd = {"name": "crowd", "type": "crowd", "zone": f"{camera}/{zone}", "above": above, "for_s": 1}
+    limit = crowd_limit(truth[camera], zone)
+    crowd = {"name": "crowd", "type": "crowd", "zone": f"{camera}/{zone}", "above": limit, "for_s": 1}
+    crowd |= {"clear_below": limit, "clear_for_s": 1}
     return parse_config(
         {
             **SETTINGS,
@@ -105,7 +105,7 @@ def demo_config(
                 }
                 for name, scene in scenes.items()
             ],
-            "alerts": [crowd | {"clear_below": clear_below, "clear_for_s": 1}],
+            "alerts": [crowd],
             "sinks": [{"type": "kafka", "bootstrap_servers": [bootstrap]}],
             "service": {"port": free_port(), "state_dir": str(state_dir), "access": {"enabled": False}},
         },

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from actors.demo import crowd_limits, read_truth, shots
+from actors.demo import crowd_limit, read_truth, shots
 from actors.tally import Tally
 from stream.config_file import parse_config
 from stream.events import AlertEvent, CountsEvent, Occupancy
@@ -117,4 +117,4 @@ def test_a_film_that_is_played_again_has_its_truth_again(tmp_path: Path) -> None
 
 def test_the_crowd_is_what_half_of_the_time_is_not() -> None:
     people = [zone(second, n) for second, n in enumerate([2, 2, 3, 4, 6, 7, 8, 9])]
-    assert crowd_limits(people, "floor") == (6, 6)
+    assert crowd_limit(people, "floor") == 6
