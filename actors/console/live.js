@@ -105,7 +105,9 @@ class Live {
     this.#retry = 0;
     const socket = this.#socket;
     this.#socket = null;
-    socket?.close();
+    // Closed before it is open, a socket is an error on the browser's console, though nothing went wrong.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket?.close();
     this.state.set("closed");
   }
 
