@@ -280,9 +280,8 @@ class Aggregator:
         analyser.recent = (*analyser.recent[1 - RECENT :], Seen(info.key, event, observation.occupancy))
         self._write_all(analyser.counter.windows())
         source = analyser.config
-        self._evidence.saw(
-            sender, SeenFrame(info, objects, detections, analyser.confidence, observation, source.zones, source.lines)
-        )
+        seen = SeenFrame(info, objects, detections, analyser.confidence, observation, source.zones, source.lines)
+        self._evidence.saw(sender, seen)
         self._raise(self._alerts.observe(observation), info.source_id)
 
     def _source_state(self, change: SourceState) -> None:
@@ -292,7 +291,10 @@ class Aggregator:
         if change.online != analyser.online:  # an ingest process that was restarted says again what is known
             analyser.online = change.online
             self._write_health(change.source_id, "online" if change.online else "offline", change.reason, change.at_s)
-        self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s), change.source_id)
+        if change.tampered is not None and change.tampered != analyser.tampered:
+            analyser.tampered, reason = change.tampered, change.tampered or "the usual view"
+            self._write_health(change.source_id, "tampered" if change.tampered else "restored", reason, change.at_s)
+        self._raise(self._alerts.source_state(change.source_id, change.online, change.at_s, analyser.tampered), change.source_id)
 
     def _finish(self, source_id: str) -> None:
         analyser = self._sources.get(source_id)
@@ -307,7 +309,7 @@ class Aggregator:
                 if analyser.online is not None:
                     self._metrics.source_up(source_id, analyser.online)
                 if analyser.online is False:
-                    self._raise(self._alerts.source_state(source_id, False, at_s), source_id)
+                    self._raise(self._alerts.source_state(source_id, False, at_s, analyser.tampered), source_id)
                 idle_s = now_s - analyser.seen_s - analyser.patience_s
                 if analyser.config.live and analyser.t_s and analyser.seen_s and idle_s > IDLE_S:
                     observation = analyser.counter.advance(analyser.t_s + idle_s)

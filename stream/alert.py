@@ -1,20 +1,21 @@
 """AlertEngine: turns what is seen in zones, at lines and of sources into alerts that are raised and cleared once.
 
-Every rule watches one target, ``source_offline`` with ``*`` one per source, and each has a state machine::
+Every rule watches one target, those of a source with ``*`` one per source, and each has a state machine::
 
     idle ──condition──> pending ──held for for_s, cooldown over──> raised ──over──> clearing ──over for clear_for_s──> idle
       ^                    │                                         ^                 │
       └────────over────────┘                                         └────condition────┘
 
-==============  =====================  ==========================================  ==============  ==========================
-type            value                  raised when                                 threshold       over when
-==============  =====================  ==========================================  ==============  ==========================
-crowd           objects, summed        value > above                               above           value < clear_below
-intrusion       objects inside         value >= 1                                  1               value is 0
-line            crossings so far       somebody crosses the wanted way             1               nobody does
-loitering       longest dwell, s       value >= dwell_s                            dwell_s         value < dwell_s
-source_offline  seconds offline        the source is offline                       for_s           it is online
-==============  =====================  ==========================================  ==============  ==========================
+===============  =====================  =========================================  ==============  ==========================
+type             value                  raised when                                threshold       over when
+===============  =====================  =========================================  ==============  ==========================
+crowd            objects, summed        value > above                              above           value < clear_below
+intrusion        objects inside         value >= 1                                 1               value is 0
+line             crossings so far       somebody crosses the wanted way            1               nobody does
+loitering        longest dwell, s       value >= dwell_s                           dwell_s         value < dwell_s
+source_offline   seconds offline        the source is offline                      for_s           it is online
+source_tampered  seconds tampered with  the source's view is not the usual one     for_s           it is again
+===============  =====================  =========================================  ==============  ==========================
 
 - A crossing is a moment and cannot be held: ``for_s`` means nothing to ``line``, and ``clear_for_s`` runs from the last
   crossing. Its value counts the crossings since the one that raised it (or that waits for the cooldown to end).
@@ -44,7 +45,17 @@ from stream.events import AlertEvent, event_id, timestamp
 from stream.evidence.address import links, public_root
 from stream.evidence.settings import EvidenceConfig
 from stream.observation import Observation
-from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, Schedule, SourceOfflineRule
+from stream.rules import (
+    AlertRule,
+    CrowdRule,
+    IntrusionRule,
+    LineRule,
+    LoiteringRule,
+    Schedule,
+    SourceOfflineRule,
+    SourceRule,
+    SourceTamperedRule,
+)
 
 UPDATE_INTERVAL_S = 1.0
 MAX_TRACK_IDS = 100
@@ -77,7 +88,7 @@ class _Memory:
         peak: highest value since the raise.
         sent, sent_s, sent_ids: ``peak``, time and tracks of the last event.
         crossings, crossed_ids: of a line, since it left idle.
-        offline_s: since when the source is offline; None while it is not.
+        offline_s: since when the source is offline, or tampered with; None while it is not.
     """
 
     phase: Phase = "idle"
@@ -116,7 +127,7 @@ class _Machine:
                 return self.rule.above
             case LoiteringRule():
                 return self.rule.dwell_s
-            case SourceOfflineRule():
+            case SourceRule():
                 return self.rule.for_s
         return 1
 
@@ -169,7 +180,7 @@ class _Machine:
     def _has_news(self) -> bool:
         m = self.memory
         match self.rule:
-            case SourceOfflineRule():
+            case SourceRule():
                 return False  # its value grows with time and is told when it is over
             case LoiteringRule(dwell_s=dwell_s):
                 return m.peak >= m.sent + dwell_s or not set(self.reading.track_ids or ()) <= set(m.sent_ids)
@@ -232,13 +243,13 @@ class _Machine:
         if isinstance(self.rule, LineRule):
             self._count([])
 
-    def set_online(self, online: bool, t_s: float) -> None:
-        """Take the reading of a ``source_offline`` rule."""
+    def set_wrong(self, wrong: bool, t_s: float) -> None:
+        """Take the reading of a rule about a source itself."""
         m = self.memory
         t_s = max(t_s, m.t_s)
-        if not online and m.offline_s is None:
+        if wrong and m.offline_s is None:
             m.offline_s = t_s
-        elif online and m.offline_s is not None:
+        elif not wrong and m.offline_s is not None:
             self.reading = _Reading(t_s - m.offline_s)
             m.offline_s = None
 
@@ -310,7 +321,7 @@ class AlertEngine:
                 case LineRule(line=path):
                     source_id, _, line = path.partition("/")
                     self._add(_Machine(rule, source_id, path, line=line), [source_id])
-                case SourceOfflineRule(source=source_id) if source_id != "*":
+                case SourceRule(source=source_id) if source_id != "*":
                     self._add(_Machine(rule, source_id, source_id), [source_id])
 
     def set_rules(self, rules: Sequence[AlertRule], t_s: float) -> list[AlertEvent]:
@@ -337,7 +348,7 @@ class AlertEngine:
         events = []
         for machine in self._of_source.get(source_id, []):
             events += machine.end(t_s)
-        any_source = {name for name, rule in self._rules.items() if isinstance(rule, SourceOfflineRule) and rule.source == "*"}
+        any_source = {name for name, rule in self._rules.items() if isinstance(rule, SourceRule) and rule.source == "*"}
         for key in [key for key in self._machines if key[0] in any_source and key[2] == source_id]:
             self._of_source[source_id].remove(self._machines.pop(key))
         return events
@@ -354,15 +365,15 @@ class AlertEngine:
             events += machine.judge(t_s)
         return events
 
-    def source_state(self, source_id: str, online: bool, t_s: float) -> list[AlertEvent]:
-        """A source went online or offline at ``t_s``; saying so again changes nothing."""
+    def source_state(self, source_id: str, online: bool, t_s: float, tampered: str = "") -> list[AlertEvent]:
+        """At ``t_s`` a source is so, ``tampered`` being what is wrong with its view; saying so again changes nothing."""
         for rule in self._rules.values():
-            if isinstance(rule, SourceOfflineRule) and rule.source == "*":
+            if isinstance(rule, SourceRule) and rule.source == "*":
                 self._any_source(rule, source_id)
         events = []
         for machine in self._of_source.get(source_id, ()):
-            if isinstance(machine.rule, SourceOfflineRule):
-                machine.set_online(online, t_s)
+            if isinstance(machine.rule, SourceRule):
+                machine.set_wrong(not online if isinstance(machine.rule, SourceOfflineRule) else tampered != "", t_s)
                 events += machine.judge(t_s)
         return events
 
@@ -404,11 +415,11 @@ class AlertEngine:
         rule = self._rules.get(rule_name)
         if rule is None or kind not in (None, rule.type):
             return None
-        if isinstance(rule, SourceOfflineRule) and rule.source == "*":
+        if isinstance(rule, SourceRule) and rule.source == "*":
             self._any_source(rule, target)
         return self._machines.get((rule_name, rule.type, target))
 
-    def _any_source(self, rule: SourceOfflineRule, source_id: str) -> None:
+    def _any_source(self, rule: SourceOfflineRule | SourceTamperedRule, source_id: str) -> None:
         """Let a rule for any source watch this one too."""
         if (rule.name, rule.type, source_id) not in self._machines:
             self._add(_Machine(rule, source_id, source_id), [source_id])

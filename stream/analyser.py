@@ -83,6 +83,7 @@ class SourceAnalyser:
     counter: ZoneCounter
     fingerprint: str
     online: bool | None = None
+    tampered: str = ""
     session: str | None = None
     frame_index: int = -1
     t_s: float = 0.0
@@ -153,6 +154,7 @@ class SourceAnalyser:
         return {
             "fingerprint": self.fingerprint,
             "online": self.online,
+            "tampered": self.tampered,
             "session": self.session,
             "frame_index": self.frame_index,
             "t_s": self.t_s,
@@ -164,7 +166,7 @@ class SourceAnalyser:
         """Take up a checkpoint, unless the source's settings have changed since."""
         if state["fingerprint"] != self.fingerprint:
             return
-        self.online, self.session = state["online"], state["session"]
+        self.online, self.tampered, self.session = state["online"], state.get("tampered", ""), state["session"]
         self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])

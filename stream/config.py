@@ -20,7 +20,7 @@ from stream.errors import Fault
 from stream.evidence.settings import EvidenceConfig
 from stream.logs import LogFormat, LogLevel, LogSettings
 from stream.part import Name, Part, Point, Seconds
-from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceOfflineRule, watches
+from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceRule, watches
 from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
 from stream.telemetry import MetricsConfig, TracingConfig
@@ -136,6 +136,7 @@ class SourceConfig(Part):
 
     ``decode``: all (``full``), what the analysed frames need (``fast``), key frames (``key``); ``auto``: see ``effort``.
     ``gate``: a still scene is not decoded but for a look every few seconds, see ``gate``; ``auto``: cameras only.
+    ``tamper``: say so when the view is black, covered, frozen, blurred or moved, see ``tamper``; ``auto``: cameras only.
     """
 
     id: Name
@@ -146,6 +147,7 @@ class SourceConfig(Part):
     loop: bool = Field(False, description="files: begin again at the end")
     decode: Literal["auto", "full", "fast", "key"] = "auto"
     gate: Literal["auto", "on", "off"] = "auto"
+    tamper: Literal["auto", "on", "off"] = "auto"
     zones: list[ZoneConfig] = Field([], max_length=256)
     lines: list[LineConfig] = Field([], max_length=256)
     rtsp: RtspConfig = RtspConfig()
@@ -190,12 +192,20 @@ class SourceConfig(Part):
     @property
     def gated(self) -> bool:
         """True where a still scene is not decoded."""
-        return self.gate == "on" or (self.gate == "auto" and self.scheme in ("rtsp", "rtsps"))
+        return self._is_on(self.gate)
 
-    @field_validator("gate", mode="before")
+    @property
+    def guarded(self) -> bool:
+        """True where tampering with the view is told."""
+        return self._is_on(self.tamper)
+
+    def _is_on(self, switch: Literal["auto", "on", "off"]) -> bool:
+        return switch == "on" or (switch == "auto" and self.scheme in ("rtsp", "rtsps"))
+
+    @field_validator("gate", "tamper", mode="before")
     @classmethod
-    def _yaml_word(cls, gate: object) -> object:
-        return ("on" if gate else "off") if isinstance(gate, bool) else gate  # so YAML reads on and off
+    def _yaml_word(cls, switch: object) -> object:
+        return ("on" if switch else "off") if isinstance(switch, bool) else switch  # so YAML reads on and off
 
     @field_validator("uri")
     @classmethod
@@ -424,7 +434,7 @@ class PipelineConfig(Part):
                     found.append(Fault(f"alerts.{i}.zone", f"no zone {rule.zone!r}; there is {_names(zones)}"))
                 case LineRule() if rule.line not in lines:
                     found.append(Fault(f"alerts.{i}.line", f"no line {rule.line!r}; there is {_names(lines)}"))
-                case SourceOfflineRule() if rule.source != "*" and rule.source not in ids:
+                case SourceRule() if rule.source != "*" and rule.source not in ids:
                     found.append(Fault(f"alerts.{i}.source", f"no source {rule.source!r}; there is {_names(ids)}"))
         return found
 

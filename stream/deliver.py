@@ -33,12 +33,21 @@ IDLE_CALLS = 4  # of ``progress``, after which an aggregator is asked that has n
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """A source came online or went offline; ``at_s`` in POSIX seconds."""
+    """A source came online or went offline, or its view changed.
+
+    Attributes:
+        source_id: which.
+        online: whether frames arrive.
+        reason: why they do or do not.
+        at_s: POSIX seconds.
+        tampered: what is wrong with its view (see ``tamper``), empty if nothing; None where that is not known.
+    """
 
     source_id: str
     online: bool
     reason: str
     at_s: float
+    tampered: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

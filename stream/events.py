@@ -16,8 +16,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from stream.redact import redact
 
 Severity = Literal["info", "warning", "critical"]
-AlertType = Literal["crowd", "intrusion", "line", "loitering", "source_offline"]
-HealthState = Literal["online", "offline", "slo_breached", "slo_recovered"]
+AlertType = Literal["crowd", "intrusion", "line", "loitering", "source_offline", "source_tampered"]
+HealthState = Literal["online", "offline", "tampered", "restored", "slo_breached", "slo_recovered"]
 Timestamp = Annotated[
     AwareDatetime,
     PlainSerializer(lambda t: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), return_type=str, when_used="json"),

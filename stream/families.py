@@ -89,6 +89,7 @@ FAMILIES = (
         "source_decode", "0 or 1", "ingest", "source mode", "1 at the mode in which the source is decoded at present.", ray=True
     ),
     _gauge("source_asleep", "0 or 1", "ingest", "source", "1 while the source's gate is closed: its scene is still.", ray=True),
+    _gauge("source_tampered", "0 or 1", "ingest", "source", "1 while the view is covered, frozen, blurred or moved.", ray=True),
     _gauge("decode_allowance_ratio", "ratio", "ingest", "", "Share of GOPs decoded whole; below 1 it does not keep up.", ray=True),
     _counter("reconnects", "attempts", "ingest", "source", "Attempts to reach a lost source again."),
     _counter("pictures", "pictures", "ingest", "", "Pictures encoded for whoever looks at a source."),

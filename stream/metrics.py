@@ -152,6 +152,11 @@ class Metrics:
         if self._of(source_id):
             self._gauge("source_asleep", source_id).set(asleep)
 
+    def source_tampered(self, source_id: str, tampered: bool) -> None:
+        """Something is wrong with a source's view, or is so no more."""
+        if self._of(source_id):
+            self._gauge("source_tampered", source_id).set(tampered)
+
     def picture(self) -> None:
         """A picture was encoded for whoever looks at a source."""
         self._counter("pictures").inc()

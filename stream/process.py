@@ -26,7 +26,7 @@ from stream.errors import ConfigError, Fault, SourceError
 from stream.models.registry import DEFAULT_MODEL
 from stream.pipeline import Pipeline, SourceSummary
 from stream.redact import redact
-from stream.rules import AlertRule, CrowdRule, LineRule, SourceOfflineRule
+from stream.rules import AlertRule, CrowdRule, LineRule, SourceRule
 from stream.sinks import open_sinks
 from stream.sources.file import FileSource
 from stream.worker import SourceStatus
@@ -133,7 +133,7 @@ def _with_distinct_ids(sources: list[SourceConfig]) -> list[SourceConfig]:
 
 
 def _applies(rule: AlertRule, source_ids: set[str]) -> bool:
-    if isinstance(rule, SourceOfflineRule):
+    if isinstance(rule, SourceRule):
         return rule.source == "*" or rule.source in source_ids
     paths = rule.zone_paths if isinstance(rule, CrowdRule) else [rule.line if isinstance(rule, LineRule) else rule.zone]
     return any(path.split("/", 1)[0] in source_ids for path in paths)

@@ -121,10 +121,9 @@ class LoiteringRule(Rule):
         return [self.zone]
 
 
-class SourceOfflineRule(Rule):
-    """``source`` (``*``: any) is offline."""
+class SourceRule(Rule):
+    """Something is the matter with ``source`` itself (``*``: with any)."""
 
-    type: Literal["source_offline"]
     source: str = "*"
 
     @property
@@ -133,9 +132,23 @@ class SourceOfflineRule(Rule):
         return [] if self.source == "*" else [self.source]
 
 
-AlertRule = Annotated[CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule, Field(discriminator="type")]
+class SourceOfflineRule(SourceRule):
+    """``source`` is offline."""
+
+    type: Literal["source_offline"]
+
+
+class SourceTamperedRule(SourceRule):
+    """``source`` does not show what it usually shows; see ``tamper``."""
+
+    type: Literal["source_tampered"]
+
+
+AlertRule = Annotated[
+    CrowdRule | IntrusionRule | LineRule | LoiteringRule | SourceOfflineRule | SourceTamperedRule, Field(discriminator="type")
+]
 
 
 def watches(rule: AlertRule, source_id: str) -> bool:
     """Whether an alert of this rule may be about that source."""
-    return rule.names(source_id) or (isinstance(rule, SourceOfflineRule) and rule.source == "*")
+    return rule.names(source_id) or (isinstance(rule, SourceRule) and rule.source == "*")

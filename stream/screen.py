@@ -23,7 +23,14 @@ from stream.views import Readiness, ServiceSloView, ServiceView, SourceView
 
 LOST = ("stale", "queue_full", "undecodable", "detector_error", "internal_error")
 """Reasons for which a frame is not analysed that are no choice of the config."""
-STYLES = {"online": "green", "connecting": "yellow", "offline": "bold red", "failed": "bold red", "finished": "dim"}
+STYLES = {
+    "online": "green",
+    "connecting": "yellow",
+    "offline": "bold red",
+    "tampered": "bold red",
+    "failed": "bold red",
+    "finished": "dim",
+}
 HEADER_LINES = 7
 
 
@@ -112,11 +119,13 @@ def table_of(snapshot: Snapshot, before: Snapshot | None = None, rows: int | Non
     for source in ordered[:rows]:
         status = source.status
         lost = _lost(source) - (_lost(known[source.id]) if source.id in known else 0)
-        state = "asleep" if status.asleep and status.state == "online" else status.state
+        state = status.state
+        if state == "online":
+            state = "tampered" if status.tampered else "asleep" if status.asleep else state
         late = status.slo_attainment is not None and status.slo_attainment < snapshot.service.slo.objective
         table.add_row(
             source.id,
-            Text(state, STYLES.get(status.state, "")),
+            Text(state, STYLES.get(state, STYLES.get(status.state, ""))),
             f"{status.measured_fps or 0:.1f}",
             _ms(status.latency_ms.p50),
             _ms(status.latency_ms.p99),

@@ -42,7 +42,8 @@ class StatusView(BaseModel):
     ``since``: of the state, POSIX seconds. Of ``frames``, ``decoded`` went through the codec and ``analysed`` through the
     detector; ``dropped`` counts the others by reason. ``measured_fps`` (analysed) and ``latency_ms`` are of the last ten
     seconds, ``slo_attainment`` of the SLO's window. ``decode`` tells how much is decoded (``full``, ``fast``, ``key``) and
-    ``decode_reason`` why; ``asleep`` while the scene is still. ``occupancy``: objects now, by zone.
+    ``decode_reason`` why; ``asleep`` while the scene is still; ``tampered``: what is wrong with the view. ``occupancy``: objects
+    now, by zone.
     """
 
     state: str
@@ -56,6 +57,7 @@ class StatusView(BaseModel):
     decode: str = "full"
     decode_reason: str = ""
     asleep: bool = False
+    tampered: str = ""
     reconnects: int = 0
     width: int | None = None
     height: int | None = None
@@ -67,8 +69,8 @@ class StatusView(BaseModel):
 class SourceView(BaseModel):
     """A source: its settings, ``uri`` without the password, and how it is.
 
-    ``decode_setting`` and ``gate_setting`` are ``decode`` and ``gate`` of the config. ``origin``: of the config file, added
-    over the API, or of the file and changed over the API. ``actor`` reads it.
+    ``decode_setting``, ``gate_setting`` and ``tamper_setting`` are ``decode``, ``gate`` and ``tamper`` of the config. ``origin``:
+    of the config file, added over the API, or of the file and changed over the API. ``actor`` reads it.
     """
 
     id: str
@@ -80,6 +82,7 @@ class SourceView(BaseModel):
     loop: bool
     decode_setting: str
     gate_setting: str
+    tamper_setting: str
     zones: list[ZoneConfig]
     lines: list[LineConfig]
     origin: Origin

@@ -31,6 +31,7 @@ from stream.retry import Backoff
 from stream.scale import Scaler, to_picture
 from stream.sources import open_source
 from stream.sources.base import Source
+from stream.tamper import Tamper
 from stream.viewfinder import Viewfinder
 
 logger = get_logger(__name__)
@@ -49,8 +50,9 @@ class SourceStatus:
     """Where a source stands. ``reason`` is free of secrets; ``pts_s`` is the media time reached.
 
     ``decode`` is how much of it is decoded at present (``full``, ``fast`` or ``key``) and ``decode_reason`` why; of
-    ``frames``, ``decoded`` went through the codec. ``asleep``: its gate is closed, the scene is still. ``since_at``: POSIX
-    seconds at which the state began; ``dropped``: frames that were not analysed, by reason.
+    ``frames``, ``decoded`` went through the codec. ``asleep``: its gate is closed, the scene is still.
+    ``tampered``: what is wrong with its view, see ``tamper``. ``since_at``: POSIX seconds at which the state began;
+    ``dropped``: frames that were not analysed, by reason.
     """
 
     source_id: str
@@ -65,6 +67,7 @@ class SourceStatus:
     decode: Level = "full"
     decode_reason: str = ""
     asleep: bool = False
+    tampered: str = ""
     since_at: float = 0.0
     width: int = 0
     height: int = 0
@@ -126,6 +129,7 @@ class SourceWorker:
         self._scaler = Scaler(parts.spec)
         self._viewfinder = parts.viewfinder or Viewfinder(clock, metrics)
         self._effort = Effort(config, gated=parts.gate is not None, allowance=parts.allowance)
+        self._tamper = Tamper() if config.guarded else None
         self._tally = IntakeTally()
         self._stopping = threading.Event()
         self._source: Source | None = None
@@ -161,6 +165,7 @@ class SourceWorker:
             decode=choice.level,
             decode_reason=choice.reason,
             asleep=gate is not None and gate.asleep,
+            tampered=(self._tamper and self._tamper.fault) or "",
             width=self._size_px[0],
             height=self._size_px[1],
             dropped=self._metrics.dropped(self.config.id),
@@ -247,6 +252,8 @@ class SourceWorker:
 
         with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
+            if self._tamper is not None:
+                self._tamper.begin()
             outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, self._parts.turn)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
@@ -286,6 +293,7 @@ class SourceWorker:
             self._parts.gate.watched = self._viewfinder.watches(self.config.id)
         for sampled in frames:
             self._came_online()
+            self._look(sampled)
             frame = self._frame(source, sampled)
             self._viewfinder.see(frame.info, sampled.decoded.frame)
             self._put(frame)
@@ -357,6 +365,14 @@ class SourceWorker:
         if self._announced is not True and (self.config.live or self.config.scheme == "kafka"):
             self._announce(True, "frames arrive")
 
+    def _look(self, sampled: Sampled) -> None:
+        """Say so where the view is tampered with, or is so no more."""
+        if self._tamper is not None and self._tamper.look(sampled.image, sampled.decoded.captured_s):
+            level = logging.WARNING if self._tamper.fault else logging.INFO
+            logger.log(level, "view", source_id=self.config.id, fault=self._tamper.fault or "none")
+            self._metrics.source_tampered(self.config.id, bool(self._tamper.fault))
+            self._tell(True, "frames arrive")
+
     def _went_offline(self, reason: str) -> None:
         self._become("offline", reason)
         if self._announced is not False:
@@ -366,7 +382,11 @@ class SourceWorker:
         self._announced = online
         level = logging.INFO if online or self.config.recorded else logging.WARNING
         logger.log(level, "source state", source_id=self.config.id, state="online" if online else "offline", reason=reason)
-        self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time()))
+        self._tell(online, reason)
+
+    def _tell(self, online: bool, reason: str) -> None:
+        tampered = self._tamper.fault if self._tamper else ""
+        self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time(), tampered))
 
     def _end(self, state: State, reason: str) -> None:
         while self._sent > 0 and not self._stopping.is_set():

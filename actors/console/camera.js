@@ -80,6 +80,7 @@ function Settings({ source }) {
     Picture: status.width ? `${status.width} × ${status.height}` : "–",
     Decoded: html`${status.decode}${source.decode_setting === "auto" ? " (auto)" : ""} <small>${status.decode_reason}</small>`,
     Gate: source.gate_setting,
+    View: html`${status.tampered || "as usual"} <small>watched: ${source.tamper_setting}</small>`,
     Reconnects: status.reconnects,
     "Runs on": source.actor ?? "–",
     Origin: { config: "the config file", api: "added here", changed: "the config file, changed here" }[source.origin] ?? source.origin,

@@ -57,6 +57,8 @@ export function alertText({ type, state, value, threshold, zone, line }) {
       return `${plural(figure, "crossing")} of ${line}`;
     case "loitering":
       return over ? `longer than ${duration(threshold)} in ${zone}` : `${duration(value)} in ${zone}, limit ${duration(threshold)}`;
+    case "source_tampered":
+      return `tampered with for ${duration(value)}`;
     default:
       return `offline for ${duration(value)}`;
   }

@@ -10,6 +10,7 @@ const TYPES = {
   line: { text: "Line", what: "somebody crosses a line", own: { line: "", direction: "any" } },
   loitering: { text: "Loitering", what: "somebody stays in a zone for long", own: { zone: "", dwell_s: 60 } },
   source_offline: { text: "Camera away", what: "a camera is offline", own: { source: "*" } },
+  source_tampered: { text: "Camera tampered with", what: "a camera is covered, blurred, frozen or moved", own: { source: "*" } },
 };
 const SHARED = { severity: "warning", for_s: 0, clear_for_s: 0, cooldown_s: 0 };
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -31,6 +32,8 @@ function condition(rule) {
       return `longer than ${duration(rule.dwell_s)}${held}`;
     case "intrusion":
       return `anybody inside${held}`;
+    case "source_tampered":
+      return `not its usual view${held}`;
     default:
       return `offline${held}`;
   }
@@ -95,6 +98,7 @@ function Target({ form, set, input, problem, places }) {
         <//>
       </div>`;
     case "source_offline":
+    case "source_tampered":
       return html`<${Field} label="Camera" reason=${problem?.at("source")} ...${input("source")}>
         <option value="*">any camera</option>
         ${places.sources.map((id) => html`<option key=${id} value=${id}>${id}</option>`)}

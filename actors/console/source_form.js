@@ -3,12 +3,12 @@ import { html, notify, useState, useStore } from "./lib.js";
 import { reloadAll, rulesFeed, segment, send, serviceFeed } from "./api.js";
 import { Confirm, Dialog, Field, Form } from "./ui.js";
 
-const FIELDS = ["id", "uri", "detector", "fps", "decode", "gate", "realtime"];
+const FIELDS = ["id", "uri", "detector", "fps", "decode", "gate", "tamper", "realtime"];
 
 function settings(form, isNew) {
   const body = { uri: form.uri.trim(), detector: form.detector || null, fps: form.fps === "" ? null : Number(form.fps) };
   if (isNew) body.id = form.id.trim();
-  return { ...body, decode: form.decode, gate: form.gate };
+  return { ...body, decode: form.decode, gate: form.gate, tamper: form.tamper };
 }
 
 /** The dialog for a new camera, or for the settings of `source`. */
@@ -21,6 +21,7 @@ export function SourceForm({ source, onClose, onDone }) {
     fps: source ? (source.fps ?? "") : "5",
     decode: source?.decode_setting ?? "auto",
     gate: source?.gate_setting ?? "auto",
+    tamper: source?.tamper_setting ?? "auto",
   });
   const input = (name) => ({ name, value: form[name], onInput: (event) => setForm({ ...form, [name]: event.target.value }) });
   const save = async () => {
@@ -55,6 +56,9 @@ export function SourceForm({ source, onClose, onDone }) {
               ${["auto", "full", "fast", "key"].map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
             <//>
             <${Field} label="Sleep while the scene is still" reason=${problem?.at("gate")} ...${input("gate")}>
+              ${["auto", "on", "off"].map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
+            <//>
+            <${Field} label="Watch for tampering" hint="off for a camera that turns" reason=${problem?.at("tamper")} ...${input("tamper")}>
               ${["auto", "on", "off"].map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
             <//>
           </div>

@@ -39,12 +39,18 @@ const BADGES = {
   connecting: ["calm", "connecting"],
   finished: ["calm", "finished"],
   offline: ["bad", "offline"],
+  tampered: ["bad", "tampered"],
+  restored: ["good", "view restored"],
   failed: ["bad", "failed"],
   slo_breached: ["bad", "objective missed"],
   slo_recovered: ["good", "objective held"],
 };
 
-export const stateOf = (source) => (source.status.asleep && source.status.state === "online" ? "asleep" : source.status.state);
+export function stateOf({ status }) {
+  if (status.state !== "online") return status.state;
+  if (status.tampered) return "tampered";
+  return status.asleep ? "asleep" : "online";
+}
 
 /** The state of a camera, in words and with a mark of its own shape. */
 export function StateBadge({ state }) {

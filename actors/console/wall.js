@@ -8,7 +8,7 @@ import { RemoveSource, SourceForm } from "./source_form.js";
 import { Empty, Figure, Icon, IconButton, Loading, ProblemNote, StateBadge, stateOf } from "./ui.js";
 import { fps, percent, plural } from "./format.js";
 
-const STATES = ["online", "asleep", "connecting", "offline", "failed", "finished"];
+const STATES = ["online", "asleep", "tampered", "connecting", "offline", "failed", "finished"];
 const WIDTHS_PX = { large: 960, medium: 640, small: 480 }; // of the pictures, by the size of the tiles
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 export const peopleIn = (source) => sum(Object.values(source.status.occupancy ?? {}));
@@ -50,7 +50,7 @@ function Summary({ sources, alerts, service }) {
   const away = count("offline", "failed");
   return html`
     <dl class="figures">
-      <${Figure} label="Cameras online" value=${count("online", "asleep")} note=" of ${sources.length}${count("asleep") ? `, ${count("asleep")} asleep` : ""}" />
+      <${Figure} label="Cameras online" value=${count("online", "asleep", "tampered")} note=" of ${sources.length}${count("asleep") ? `, ${count("asleep")} asleep` : ""}" />
       <${Figure} label="Away" value=${away} kind=${away ? "bad" : ""} />
       <${Figure} label="In zones now" value=${sum(sources.map(peopleIn))} />
       <${Figure}

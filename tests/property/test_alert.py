@@ -27,6 +27,7 @@ def rule_lists(draw: st.DrawFn) -> list[AlertRule]:
         {"type": "line", "line": "a/l", "direction": "in"},
         {"type": "loitering", "zone": "a/z", "dwell_s": 1.5},
         {"type": "source_offline"},
+        {"type": "source_tampered"},
     ]
     return RULES.validate_python(
         [
@@ -40,16 +41,18 @@ def rule_lists(draw: st.DrawFn) -> list[AlertRule]:
 
 dt = st.sampled_from([0.0, 0.04, 0.2, 0.5, 1.0, 3.0])
 observed = st.tuples(st.integers(0, 5), st.integers(0, 2), st.floats(0, 6))
-what = st.one_of(observed, st.booleans(), st.none())
+state = st.tuples(st.booleans(), st.sampled_from(["", "black"]))
+what = st.one_of(observed, state, st.none())
 steps = st.lists(st.tuples(dt, st.sampled_from("ab"), what), max_size=40)
 
 
 def take(engine: AlertEngine, t_s: float, source: str, one: object) -> list[AlertEvent]:
     if one is None:
         return engine.advance(source, t_s)
-    if isinstance(one, bool):
-        return engine.source_state(source, one, t_s)
     assert isinstance(one, tuple)
+    if len(one) == 2:
+        online, tampered = one
+        return engine.source_state(source, online, t_s, tampered)
     inside, crossed, dwell_s = one
     dwells = {i: dwell_s / i for i in range(1, inside + 1)}
     crossings = tuple(Crossing(i, "in" if i % 2 else "out") for i in range(1, crossed + 1))

@@ -237,6 +237,17 @@ def test_source_offline() -> None:
     assert [told(event) for event in e.advance("hall", T0 + 67)] == [(67, "cleared", 3)]
 
 
+def test_source_tampered() -> None:
+    e = engine({"name": "covered", "type": "source_tampered", "for_s": 5}, OFFLINE)
+    assert e.source_state("hall", True, T0) == []
+    assert e.source_state("hall", True, T0 + 1, "covered") == []
+    (raised,) = e.observe(observation(6))
+    assert (raised.rule, raised.type, raised.source_id, raised.value) == ("covered", "source_tampered", "hall", 5)
+    assert [event.rule for event in e.source_state("hall", False, T0 + 7, "covered")] == ["gone"]
+    assert [event.rule for event in e.source_state("hall", True, T0 + 8, "covered")] == ["gone"]
+    assert [told(event) for event in e.source_state("hall", True, T0 + 9, "")] == [(9, "cleared", 8)]
+
+
 def test_each_source_has_its_own_alert() -> None:
     e = engine(OFFLINE)
     raised = [*e.source_state("hall", False, T0), *e.source_state("yard", False, T0)]

@@ -130,20 +130,21 @@ def test_digest_changes_with_everything_but_the_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "settings", "gated"),
+    ("uri", "switch", "on"),
     [
-        ("rtsp://h/x", {}, True),
-        ("rtsp://h/x", {"gate": False}, False),
-        ("rtsp://h/x", {"gate": "off"}, False),
-        ("clip.mp4", {}, False),
-        ("clip.mp4", {"realtime": True}, False),
-        ("clip.mp4", {"gate": True}, True),
-        ("simulate://plaza", {}, False),
-        ("kafka://frames", {}, False),
+        ("rtsp://h/x", "auto", True),
+        ("rtsp://h/x", False, False),
+        ("rtsp://h/x", "off", False),
+        ("clip.mp4", "auto", False),
+        ("clip.mp4", True, True),
+        ("simulate://plaza", "auto", False),
+        ("kafka://frames", "auto", False),
     ],
 )
-def test_the_gate_is_on_for_cameras_unless_something_else_is_set(uri: str, settings: dict[str, object], gated: bool) -> None:
-    assert SourceConfig.model_validate({"id": "a", "uri": uri} | settings).gated is gated
+def test_gate_and_tamper_are_on_for_cameras_unless_something_else_is_set(uri: str, switch: object, on: bool) -> None:
+    assert SourceConfig.model_validate({"id": "a", "uri": uri, "gate": switch}).gated is on
+    assert SourceConfig.model_validate({"id": "a", "uri": uri, "tamper": switch}).guarded is on
+    assert not SourceConfig.model_validate({"id": "a", "uri": "clip.mp4", "realtime": True}).gated
 
 
 @pytest.mark.parametrize("settings", [{"decode": "fast"}, {"decode": "key"}, {"gate": "on"}])

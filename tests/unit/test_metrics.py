@@ -190,6 +190,7 @@ class TestSourceLabels:
             metrics.judged(source_id, number > 0)
             metrics.source_up(source_id, True)
             metrics.source_asleep(source_id, True)
+            metrics.source_tampered(source_id, True)
             metrics.decode(source_id, "full")
             metrics.reconnect(source_id)
         tracker = SloTracker(SloConfig(), ManualClock())

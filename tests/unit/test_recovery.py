@@ -55,6 +55,25 @@ def test_a_state_that_is_known_is_not_told_again(tmp_path: Path) -> None:
     assert health(second) == ["online"]  # a new start of the service says so
 
 
+def test_a_covered_camera_stays_covered_over_restarts_until_its_view_is_known(tmp_path: Path) -> None:
+    clock, first = ManualClock(T0), MemorySink()
+    rules = [{"name": "covered", "type": "source_tampered"}]
+    states = [SourceState("a", True, "", T0, None), *(SourceState("a", True, "", T0 + 1, "black") for _ in range(2))]
+    to = aggregator(first, tmp_path, clock, alerts=rules)
+    send(to, *states)
+    to.tick()
+    to.close()
+    assert [(event.state, event.reason) for event in first.of(HealthEvent)] == [("online", ""), ("tampered", "black")]
+    assert [event.state for event in first.of(AlertEvent)] == ["raised"]
+    second = MemorySink()
+    to = aggregator(second, tmp_path, clock, alerts=rules)
+    send(to, SourceState("a", True, "", T0 + 9, None), start=4)  # an ingest process that has not seen it yet
+    assert [event.state for event in second.of(HealthEvent)] == ["online"]
+    send(to, SourceState("a", True, "", T0 + 20, ""), start=5)
+    assert [event.state for event in second.of(HealthEvent)] == ["online", "restored"]
+    assert [event.state for event in second.of(AlertEvent)] == ["cleared"]
+
+
 def test_a_source_offline_rule_with_a_hold_time_raises_for_any_kind_of_source() -> None:
     sink, clock = MemorySink(), ManualClock(T0)
     rules = [{"name": "lost", "type": "source_offline", "for_s": 5}]
