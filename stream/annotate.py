@@ -19,14 +19,17 @@ GREEN, BLUE, RED, WHITE = (80, 200, 80), (220, 140, 40), (60, 60, 230), (255, 25
 TIME_BASE = Fraction(1, 90_000)
 
 
-class Annotator:
-    """Writes H.264 files: one source to ``path``, several to ``<stem>-<source id>.mp4`` beside it.
+def video_paths(path: Path, config: PipelineConfig) -> dict[str, Path]:
+    """Where the video of each source goes, by its id: one source to ``path``, several to ``<stem>-<source id>.mp4`` beside it."""
+    several = len(config.sources) > 1
+    return {source.id: path.with_stem(f"{path.stem}-{source.id}") if several else path for source in config.sources}
 
-    Called from the dispatcher's thread only.
-    """
+
+class Annotator:
+    """Writes H.264 files to the ``video_paths``. Called from the dispatcher's thread only."""
 
     def __init__(self, path: Path, config: PipelineConfig):
-        self._path, self._config = path, config
+        self._paths = video_paths(path, config)
         self._sources = {source.id: source for source in config.sources}
         self._videos: dict[str, _Video] = {}
 
@@ -41,9 +44,7 @@ class Annotator:
             raise ValueError("frame carries no picture")
         picture = draw(frame.picture, source.zones, source.lines, tracks.objects)
         if source.id not in self._videos:
-            several = len(self._sources) > 1
-            path = self._path.with_stem(f"{self._path.stem}-{source.id}") if several else self._path
-            self._videos[source.id] = _Video(path, picture.shape[1], picture.shape[0], source.fps)
+            self._videos[source.id] = _Video(self._paths[source.id], picture.shape[1], picture.shape[0], source.fps)
         self._videos[source.id].add(picture, frame.info.pts_s)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import resource
 import sys
@@ -18,11 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream.annotate import Annotator
+from stream.annotate import Annotator, video_paths
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, JsonlSinkConfig, PipelineConfig, SinkConfig, SourceConfig
 from stream.config_file import load_config, parse_config
-from stream.errors import ConfigError, Fault, SourceError
+from stream.errors import ConfigError, Fault, SinkError, SourceError
 from stream.models.registry import DEFAULT_MODEL
 from stream.pipeline import Pipeline, SourceSummary
 from stream.redact import redact
@@ -145,6 +146,25 @@ def _sinks(request: Request, config: PipelineConfig) -> list[SinkConfig]:
     return [sink for sink in config.sinks if isinstance(sink, JsonlSinkConfig)]
 
 
+def _check_outputs(config: PipelineConfig, out: Path | None, annotate: Path | None) -> None:
+    """Refuse to write over what is to be read.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    outputs = [("--out", out)] if out else []
+    if annotate:
+        outputs += [("--annotate", path) for path in video_paths(annotate, config).values()]
+    inputs = [source.path for source in config.sources if source.scheme == "file" and source.path.exists()]
+    faults = [
+        Fault(option, f"{path} is an input")
+        for option, path in outputs
+        if path.exists() and any(path.samefile(given) for given in inputs)
+    ]
+    if faults:
+        raise ConfigError("framewatch process", faults)
+
+
 def run(request: Request, stop: threading.Event) -> int:
     """Run ``framewatch process`` and print its summary; returns the exit code.
 
@@ -154,8 +174,13 @@ def run(request: Request, stop: threading.Event) -> int:
         SinkError: an output cannot be written.
     """
     config = build_config(request)
-    if request.out not in (None, "-"):
-        Path(str(request.out)).unlink(missing_ok=True)
+    out = Path(request.out) if request.out not in (None, "-") else None
+    _check_outputs(config, out, request.annotate)
+    if out is not None and out.is_file():  # what is no file, as a FIFO or /dev/null, is written to as it is
+        try:
+            os.truncate(out, 0)
+        except OSError as error:
+            raise SinkError(f"cannot write to {out}: {error.strerror or error}") from error
     started_s, cpu_s = time.monotonic(), _cpu_s()
     annotator = Annotator(request.annotate, config) if request.annotate else None
     sink = open_sinks(config.sinks, None)

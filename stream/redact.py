@@ -18,6 +18,7 @@ _ENCODED_AT = re.compile("%40")
 _COLON = re.compile(":|%3A", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*)[^\r\n]+")
 _SECRET_KEY = re.compile(r"(?i)password|passwd|passphrase|pwd|token|secret|api[_-]?key|authorization")
+_QUERY = re.compile(r"(?i)((?:[?&]|%3F|%26)(?:pass|pw|auth|p)(?:=|%3D))(?:(?!%26)[^&\s\"'])+")  # as cameras name them
 _SETTING = re.compile(
     r"""(?ix)
     (?P<key> (?:password | passwd | passphrase | pwd | token | secret | api[_-]?key) [\w.-]{0,40}
@@ -28,7 +29,7 @@ _SETTING = re.compile(
 
 
 def redact(text: object) -> str:
-    """``text`` without passwords: user info of URLs, Authorization headers, ``password=...`` settings.
+    """``text`` without passwords: user info and queries of URLs, Authorization headers, ``password=...`` settings.
 
     The user name stays readable, and so does a URL that holds only a user name. The value of a setting ends with its
     closing quote, or, unquoted, at the next space.
@@ -36,6 +37,7 @@ def redact(text: object) -> str:
     redacted = "".join(_mask_userinfo(part, _SEPARATOR, _AT) for part in _LINE_OR_URL.split(str(text)))
     redacted = "".join(_mask_userinfo(part, _ENCODED_SEPARATOR, _ENCODED_AT) for part in redacted.splitlines(keepends=True))
     redacted = _AUTHORIZATION.sub(lambda match: match[1] + MASK, redacted)
+    redacted = _QUERY.sub(lambda match: match[1] + MASK, redacted)
     return _SETTING.sub(_mask_setting, redacted)
 
 

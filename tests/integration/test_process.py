@@ -1,8 +1,11 @@
 """``framewatch process`` and ``validate`` as a program: what they write, say and return, on real video and bad input."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +170,43 @@ def test_an_unreadable_input_is_named_and_exit_1(framewatch: Framewatch, shared:
     [line] = [line for line in done.stderr.splitlines() if line.startswith("framewatch: ")]
     assert reason in line
     assert "Traceback" not in done.stderr
+
+
+def test_an_input_is_never_written_over(framewatch: Framewatch, shared: Path, model: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "in.mp4"
+    shutil.copyfile(shared / "data" / "hostile" / "made" / "plain_h264.mp4", clip)
+    shutil.copyfile(clip, tmp_path / "boxes-in.mp4")
+    (tmp_path / "link").symlink_to(clip)
+    before = clip.read_bytes()
+    for args, reason in [
+        (["--out", clip], "--out"),
+        (["--out", tmp_path / "link"], "--out"),
+        (["--annotate", clip], "--annotate"),
+        ([tmp_path / "boxes-in.mp4", "--annotate", tmp_path / "boxes.mp4"], "boxes-in.mp4 is an input"),
+    ]:
+        done = framewatch("process", clip, "--model", model, *args)
+        assert done.returncode == 2, args
+        assert reason in done.stderr
+    assert clip.read_bytes() == (tmp_path / "boxes-in.mp4").read_bytes() == before
+
+
+def test_out_may_be_a_pipe_and_a_link(framewatch: Framewatch, shared: Path, model: Path, tmp_path: Path) -> None:
+    clip = shared / "data" / "hostile" / "made" / "plain_h264.mp4"
+    pipe, link, old = tmp_path / "pipe", tmp_path / "link", tmp_path / "old.jsonl"
+    os.mkfifo(pipe)
+    old.write_text("of yesterday\n")
+    link.symlink_to(old)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(pipe.read_text().splitlines()))
+    reader.start()
+    assert framewatch("process", clip, "--model", model, "--out", pipe).returncode == 0
+    reader.join(10)
+    assert framewatch("process", clip, "--model", model, "--out", link).returncode == 0
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    written = old.read_text().splitlines()
+    assert len(written) == len(lines) >= 60
+    assert all(json.loads(line)["schema"].startswith("framewatch.") for line in written)
 
 
 def test_bad_usage_exits_2(framewatch: Framewatch, model: Path, tmp_path: Path) -> None:
