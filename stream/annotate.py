@@ -17,6 +17,7 @@ from stream.frame import Frame, Uint8Array
 
 GREEN, BLUE, RED, WHITE = (80, 200, 80), (220, 140, 40), (60, 60, 230), (255, 255, 255)  # BGR
 TIME_BASE = Fraction(1, 90_000)
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".ts")
 
 
 def video_paths(path: Path, config: PipelineConfig) -> dict[str, Path]:

@@ -14,6 +14,7 @@ import click
 from stream.access import TOKEN_FILE
 from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
+from stream.commands.finite import Finite
 from stream.commands.models import models
 from stream.commands.quantize import quantize
 from stream.commands.service import sources, status, top
@@ -137,7 +138,7 @@ def _connection(
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Model file, or a name of `framewatch models list`.  [default: person]"
 )
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Analysed frames per second of media time.")
+@click.option("--fps", type=Finite(min=0, min_open=True), help="Analysed frames per second of media time.")
 @click.option("--out", metavar="FILE.jsonl|-", help="Write all events as JSON lines.")
 @click.option(
     "--annotate", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.mp4", help="Write the analysed frames with boxes."
@@ -194,7 +195,7 @@ def validate(config_path: Path) -> None:
 
 @cli.command()
 @needed_config_option
-@click.option("--for", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop by itself after so long.")
+@click.option("--for", "seconds", type=Finite(min=0), metavar="SECONDS", help="Stop by itself after so long.")
 @click.option("--address", help="Join this Ray cluster (default: RAY_ADDRESS, else a cluster of its own).")
 @click.option("--dashboard/--no-dashboard", default=True, show_default=True, help="Ray dashboard of an own cluster.")
 def up(config_path: Path, seconds: float | None, address: str | None, dashboard: bool) -> None:
@@ -224,7 +225,7 @@ def up(config_path: Path, seconds: float | None, address: str | None, dashboard:
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(10, 3600),
+    type=Finite(10, 3600),
     default=60,
     show_default=True,
     metavar="SECONDS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,38 @@ from pathlib import Path
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Another name to write under, in the folder of ``path``; it is renamed to ``path`` once the block is through. A failed
-    block leaves ``path`` as it was and nothing beside it."""
+    block leaves ``path`` as it was and nothing beside it.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that ``path`` can be written, before much is done for what is to be in it; leaves nothing behind.
+
+    Raises:
+        OSError: it cannot.
+    """
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    finally:
+        for folder in missing:
+            if folder.exists():
+                folder.rmdir()
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stream.annotate import Annotator, video_paths
+from stream.annotate import SUFFIXES, Annotator, video_paths
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, JsonlSinkConfig, PipelineConfig, SinkConfig, SourceConfig
 from stream.config_file import load_config, parse_config
@@ -147,7 +147,7 @@ def _sinks(request: Request, config: PipelineConfig) -> list[SinkConfig]:
 
 
 def _check_outputs(config: PipelineConfig, out: Path | None, annotate: Path | None) -> None:
-    """Refuse to write over what is to be read.
+    """Refuse to write over what is to be read, and a video of no known kind.
 
     Raises:
         ConfigError: names the option.
@@ -161,6 +161,8 @@ def _check_outputs(config: PipelineConfig, out: Path | None, annotate: Path | No
         for option, path in outputs
         if path.exists() and any(path.samefile(given) for given in inputs)
     ]
+    if annotate and annotate.suffix.lower() not in SUFFIXES:
+        faults.append(Fault("--annotate", f"{annotate} must end in one of {', '.join(SUFFIXES)}"))
     if faults:
         raise ConfigError("framewatch process", faults)
 

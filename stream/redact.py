@@ -22,6 +22,7 @@ _QUERY = re.compile(r"(?i)((?:[?&]|%3F|%26)(?:pass|pw|auth|p)(?:=|%3D))(?:(?!%26
 _SETTING = re.compile(
     r"""(?ix)
     (?P<key> (?:password | passwd | passphrase | pwd | token | secret | api[_-]?key) [\w.-]{0,40}
+        (?<! \.csv ) (?<! \.json ) (?<! \.jsonl ) (?<! \.mp4 ) (?<! \.onnx ) (?<! \.xml ) (?<! \.yaml )  # no file's name
         \\?["']? \s* (?: => | [=:] ) \s* )
     (?: b?\\?(?P<double>") (?: \\. | [^"\\] )* "? | b?(?P<single>') (?: \\. | [^'\\] )* '? | \S+ )
     """

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stream.commands.finite import Finite
+
 if TYPE_CHECKING:
     from stream.capacity.report import Report
     from stream.config import PipelineConfig
@@ -29,14 +31,14 @@ FAILED, INTERRUPTED = 1, 130
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(2, 600),
+    type=Finite(2, 600),
     default=20,
     show_default=True,
     help="Of steady state that are measured for each number of sources.",
 )
-@click.option("--warmup", "warmup_s", type=click.FloatRange(0, 600), default=5, show_default=True, help="Seconds before that.")
+@click.option("--warmup", "warmup_s", type=Finite(0, 600), default=5, show_default=True, help="Seconds before that.")
 @click.option("--max-sources", type=click.IntRange(1, 1000), default=128, show_default=True, help="Try no more.")
-@click.option("--minutes", type=click.FloatRange(0.5, 600), default=20, show_default=True, help="Begin no step after so long.")
+@click.option("--minutes", type=Finite(0.5, 600), default=20, show_default=True, help="Begin no step after so long.")
 @click.option(
     "--sink",
     type=click.Choice(["file", "config"]),

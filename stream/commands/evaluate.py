@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from stream.commands.finite import Finite
 
 if TYPE_CHECKING:
     from stream.datasets.coco import CocoDataset
@@ -52,11 +54,11 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 iou_option = click.option(
-    "--iou", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True, help="Least overlap of a match."
+    "--iou", type=Finite(0, 1, min_open=True), default=0.5, show_default=True, help="Least overlap of a match."
 )
 visibility_option = click.option(
     "--min-visibility",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.0,
     show_default=True,
     help="True objects less visible than this are neither right nor wrong to find.",
@@ -65,7 +67,7 @@ worst_option = click.option(
     "--worst", type=click.IntRange(min=0), default=12, show_default=True, help="Worst pictures on the page."
 )
 offset_option = click.option(
-    "--offset-s", type=float, default=0.0, show_default=True, help="Seconds added to the times of the truth."
+    "--offset-s", type=Finite(), default=0.0, show_default=True, help="Seconds added to the times of the truth."
 )
 
 
@@ -75,15 +77,13 @@ offset_option = click.option(
 @click.option("--model", help="Run this model on the pictures instead of reading results.")
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Finite(0, 1, min_open=True, max_open=True),
     default=0.01,
     show_default=True,
     help="--model: report objects down to this; low, or the average precision is cut off.",
 )
-@click.option(
-    "--nms-iou", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True, help="--model: as in the config."
-)
-@click.option("--at", type=click.FloatRange(0, 1), metavar="CONFIDENCE", help="Operating point (default: that of the best F1).")
+@click.option("--nms-iou", type=Finite(0, 1, min_open=True), default=0.5, show_default=True, help="--model: as in the config.")
+@click.option("--at", type=Finite(0, 1), metavar="CONFIDENCE", help="Operating point (default: that of the best F1).")
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class; repeatable.")
 @click.option("--source-id", help="EVENTS.jsonl: whose events, where there are several sources.")
 @click.option("--save", type=AnyFile, metavar="FILE", help="--model: write what was found as COCO results.")
@@ -121,7 +121,7 @@ def detections(
         raise click.UsageError("give either a file of results or --model")
     if save is not None and model is None:
         raise click.UsageError("--save needs --model")
-    out = _output(**output)
+    out = _output([truth_path, result_path], save, **output)
     labels = read_coco(truth_path)
     truth = only_classes(labels, classes) if classes else labels
     notes: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ def tracking(truth_path: Path, result_path: Path, source_id: str | None, iou: fl
     from stream.evaluation.summaries import Compared, of_tracking
     from stream.evaluation.tracking import evaluate_tracking, tracks_of_events
 
-    out = _output(**output)
+    out = _output([truth_path, result_path], **output)
     truth, notes = read_mot(truth_path), []
     if result_path.suffix == ".jsonl":
         result, analysed = tracks_of_events(result_path, source_id)
@@ -208,7 +208,7 @@ def counts(truth_path: Path, result_path: Path, sources: tuple[str, ...], offset
     from stream.evaluation.summaries import Compared, of_counts
     from stream.events import CountsEvent
 
-    out = _output(**output)
+    out = _output([truth_path, result_path], **output)
     pairs = dict(_pair(text) for text in sources)
     truth, result = read_events(truth_path, CountsEvent), read_events(result_path, CountsEvent)
     report = evaluate_counts(truth, result, sources=pairs, offset_s=offset_s)
@@ -218,9 +218,7 @@ def counts(truth_path: Path, result_path: Path, sources: tuple[str, ...], offset
 @evaluate.command()
 @click.argument("truth_path", metavar="TRUTH.jsonl|TRUTH.csv", type=AnyFile)
 @click.argument("result_path", metavar="RESULT.jsonl", type=AnyFile)
-@click.option(
-    "--tolerance-s", type=click.FloatRange(min=0), default=5.0, show_default=True, help="How far apart a pair may be in time."
-)
+@click.option("--tolerance-s", type=Finite(min=0), default=5.0, show_default=True, help="How far apart a pair may be in time.")
 @offset_option
 @output_options
 def alerts(truth_path: Path, result_path: Path, tolerance_s: float, offset_s: float, **output: Any) -> None:
@@ -232,7 +230,7 @@ def alerts(truth_path: Path, result_path: Path, tolerance_s: float, offset_s: fl
     from stream.evaluation.alerts import evaluate_alerts, read_episodes
     from stream.evaluation.summaries import Compared, of_alerts
 
-    out = _output(**output)
+    out = _output([truth_path, result_path], **output)
     report = evaluate_alerts(read_episodes(truth_path), read_episodes(result_path), tolerance_s=tolerance_s, offset_s=offset_s)
     note = f"Alerts of one rule that lie up to {tolerance_s:g} s apart can be a pair."
     _finish(of_alerts(report, Compared(str(truth_path), str(result_path), (note,))), out)
@@ -252,7 +250,7 @@ def classification(truth_path: Path, result_path: Path, **output: Any) -> None:
     from stream.evaluation.classification import evaluate_classification, read_answers, read_labels
     from stream.evaluation.summaries import Compared, of_classification
 
-    out = _output(**output)
+    out = _output([truth_path, result_path], **output)
     report = evaluate_classification(read_labels(truth_path), read_answers(result_path))
     _finish(of_classification(report, Compared(str(truth_path), str(result_path))), out)
 
@@ -276,7 +274,7 @@ def segmentation(truth_path: Path, result_path: Path, binary: bool, ignore: int 
     from stream.evaluation.segmentation import evaluate_segmentation, open_masks
     from stream.evaluation.summaries import Compared, of_segmentation
 
-    out = _output(**output)
+    out = _output([truth_path, result_path], **output)
     truth, result = open_masks(truth_path), open_masks(result_path)
     with _progress("Masks", len(truth.read)) as advance:
         report = evaluate_segmentation(truth, result, binary=binary, ignore=ignore, progress=advance)
@@ -284,19 +282,35 @@ def segmentation(truth_path: Path, result_path: Path, binary: bool, ignore: int 
     _finish(of_segmentation(report, Compared(str(truth_path), str(result_path)), snapshots), out)
 
 
-def _output(json_path: str | None, html_path: Path | None, minima: tuple[str, ...], maxima: tuple[str, ...]) -> Output:
+def _output(
+    inputs: Sequence[Path | None],
+    save: Path | None = None,
+    *,
+    json_path: str | None,
+    html_path: Path | None,
+    minima: tuple[str, ...],
+    maxima: tuple[str, ...],
+) -> Output:
+    """What the options say; none of the files may be one that is read."""
+    from stream.errors import ConfigError, Fault
     from stream.evaluation.summary import parse_limits
 
+    read = {path.resolve() for path in inputs if path is not None}
+    written = {"--json": None if json_path in (None, "-") else Path(str(json_path)), "--html": html_path, "--save": save}
+    faults = [Fault(option, f"{path} is an input") for option, path in written.items() if path and path.resolve() in read]
+    if faults:
+        raise ConfigError("framewatch evaluate", faults)
     return Output(json_path, html_path, parse_limits(minima, maxima))
 
 
 def _finish(summary: Summary, out: Output) -> None:
-    """Write and show the figures; exit 1 where a limit is not kept."""
+    """Show and write the figures; exit 1 where a limit is not kept."""
     from rich.console import Console
 
     from stream.evaluation.summary import broken, print_summary
     from stream.files import write_text
 
+    print_summary(summary, Console(stderr=out.json_path == "-", highlight=False))  # first: they have cost most
     faults = broken(out.limits, summary.metrics)
     if out.html_path is not None:
         from stream.evaluation.page import render_page
@@ -306,7 +320,6 @@ def _finish(summary: Summary, out: Output) -> None:
         click.echo(summary.to_json())
     elif out.json_path is not None:
         write_text(Path(out.json_path), summary.to_json() + "\n")
-    print_summary(summary, Console(stderr=out.json_path == "-", highlight=False))
     for fault in faults:
         click.echo(f"framewatch: {fault}", err=True)
     if faults:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from stream.commands.finite import Finite
+
 FAILED = 1
 AnyPath = click.Path(path_type=Path)
 
@@ -27,7 +29,7 @@ AnyPath = click.Path(path_type=Path)
 @click.option("--metric", type=click.Choice(["ap50", "ap"]), default="ap50", show_default=True, help="What must hold.")
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.01,
     show_default=True,
     help="Write nothing, and exit 1, if the metric falls by more.",

@@ -14,6 +14,7 @@ import click
 
 from stream.access import TOKEN_FILE, is_loopback
 from stream.client import DEFAULT_URL, Client
+from stream.commands.finite import Finite
 from stream.config import PipelineConfig
 
 DEFAULT_STATE_DIR = Path("framewatch-state")
@@ -93,7 +94,7 @@ def status(client: Client, as_json: bool) -> None:
 
 @click.command()
 @service_options
-@click.option("--interval", "interval_s", type=click.FloatRange(0.2, 60), default=1, metavar="SECONDS", help="[default: 1]")
+@click.option("--interval", "interval_s", type=Finite(0.2, 60), default=1, metavar="SECONDS", help="[default: 1]")
 @click.option("--once", is_flag=True, help="Print it once; so does a pipe.")
 def top(client: Client, interval_s: float, once: bool) -> None:
     """The sources of a running service as they are now, over and over; q or Ctrl-C ends it."""
@@ -133,7 +134,7 @@ def list_sources(client: Client, as_json: bool) -> None:
 @service_options
 @click.argument("source_id", metavar="ID")
 @click.argument("uri")
-@click.option("--fps", type=click.FloatRange(0, 1000, min_open=True), help="Analysed frames per second of media time.")
+@click.option("--fps", type=Finite(0, 1000, min_open=True), help="Analysed frames per second of media time.")
 @click.option("--detector", metavar="NAME", help="[default: the first]")
 @click.option("--decode", type=click.Choice(["auto", "full", "fast", "key"]))
 @click.option("--gate", type=click.Choice(["auto", "on", "off"]))

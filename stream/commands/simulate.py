@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
+from stream.commands.finite import Finite
 from stream.simulation.address import SCENES
 
 INTERRUPTED = 130
 MOST_FILMS = 10_000  # of one run
-
-
-class Finite(click.FloatRange):
-    """A range of numbers without inf and nan, which ``click.FloatRange`` lets pass."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 def numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[tuple[int, int], ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from stream.commands.finite import Finite
+
 SEEN = 0.3  # confidence from which a background counts as showing an object: a missed one spoils labels, a false one costs little
 
 
@@ -49,13 +51,15 @@ def _heights(_context: click.Context, _parameter: click.Parameter, texts: tuple[
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Only cut-outs of this class; may be repeated.")
 @click.option("--objects", default="1:8", show_default=True, callback=_objects, metavar="MIN:MAX", help="Objects a picture.")
-@click.option("--horizon", type=float, metavar="SHARE", help="Horizon as a share of the height from the top.")
-@click.option("--camera-height", type=float, metavar="METRES", help="Of the camera above the ground.")
+@click.option("--horizon", type=Finite(), metavar="SHARE", help="Horizon as a share of the height from the top.")
+@click.option("--camera-height", type=Finite(), metavar="METRES", help="Of the camera above the ground.")
 @click.option("--height", "heights", multiple=True, callback=_heights, metavar="CLASS=METRES", help="How tall a class is.")
 @click.option("--min-height", type=int, default=24, show_default=True, metavar="PX", help="Of a pasted object.")
-@click.option("--negatives", type=float, default=0.2, show_default=True, help="Share of pictures with pasted non-objects.")
-@click.option("--min-visible", type=float, default=0.25, show_default=True, help="Objects of which less is seen: iscrowd=1.")
-@click.option("--val-share", type=float, default=0.0, show_default=True, help="Write train.json and val.json, no source in both.")
+@click.option("--negatives", type=Finite(), default=0.2, show_default=True, help="Share of pictures with pasted non-objects.")
+@click.option("--min-visible", type=Finite(), default=0.25, show_default=True, help="Objects of which less is seen: iscrowd=1.")
+@click.option(
+    "--val-share", type=Finite(), default=0.0, show_default=True, help="Write train.json and val.json, no source in both."
+)
 @click.option("--frames", type=int, default=20, show_default=True, help="Frames taken from each video without labels.")
 @click.option("--max-side", type=int, default=1280, show_default=True, metavar="PX", help="Larger backgrounds are scaled down.")
 @click.option(

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from stream.commands.finite import Finite
 from stream.errors import ConfigError, Fault, TrainingError
 
 
@@ -31,7 +32,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="For all results.")
 @click.option("--name", default="detector", show_default=True, help="Of the model files.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Times through the data.  [default: 100 without --minutes]")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time for everything; the schedule fits into it.")
+@click.option("--minutes", type=Finite(min=0, min_open=True), help="Time for everything; the schedule fits into it.")
 @click.option(
     "--input", "size", default="448x256", show_default=True, callback=_size, metavar="WxH", help="The model's, in multiples of 32."
 )
@@ -45,27 +46,27 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="efficientnet-lite0 starts from pretrained weights out of a package.",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures a step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, show_default=True, help="Highest learning rate.")
+@click.option("--lr", type=Finite(min=0, min_open=True), default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "f32", "bf16", "f16"]), default="auto", show_default=True)
 @click.option(
     "--min-visibility",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.25,
     show_default=True,
     help="Objects less visible are neither right nor wrong.",
 )
 @click.option(
     "--mosaic",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.6,
     show_default=True,
     help="Share of training pictures put together from four; 0 where there are plenty.",
 )
 @click.option("--patience", type=click.IntRange(min=1), metavar="N", help="Stop where AP50 has not risen for N validations.")
 @click.option("--val-every", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Epochs.")
-@click.option("--cache-gb", type=click.FloatRange(min=0), default=4.0, show_default=True, help="Memory for pictures; then a file.")
+@click.option("--cache-gb", type=Finite(min=0), default=4.0, show_default=True, help="Memory for pictures; then a file.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the CPU; 0 lets torch choose.", show_default=True)
 @click.option("--note", default="", help="Intended use and limits, for the model card.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out; other options need not be repeated.")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stream.commands.finite import Finite
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -39,7 +41,7 @@ Folder = click.Path(path_type=Path)
 )
 @click.option("--detector", metavar="NAME", help="Which of the config's detectors (default: the first).")
 @click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True, max=1000), help="Analysed frames per second (default: the clip's, or all)."
+    "--fps", type=Finite(min=0, min_open=True, max=1000), help="Analysed frames per second (default: the clip's, or all)."
 )
 @click.option(
     "--trials",

@@ -8,6 +8,7 @@ a box's ``visibility``, the visible share of the object from 0 to 1.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stream.errors import DatasetError
 from stream.files import write_text
@@ -48,10 +49,17 @@ class CocoAnnotation(Part):
     image_id: int
     category_id: int
     bbox: Box
-    area: float
+    area: float = Field(ge=0, allow_inf_nan=False)
     iscrowd: Literal[0, 1] = 0
     segmentation: Any = None
     visibility: float | None = Field(None, ge=0, le=1)
+
+    @field_validator("bbox")
+    @classmethod
+    def _possible(cls, bbox: Box) -> Box:
+        if not all(map(math.isfinite, bbox)) or bbox[2] < 0 or bbox[3] < 0:
+            raise ValueError(f"{list(bbox)} is no box: x, y, width and height, neither of these below 0")
+        return bbox
 
     @property
     def xyxy(self) -> Box:
@@ -79,6 +87,11 @@ class CocoDataset(Part):
         images, categories = {image.id for image in self.images}, {category.id for category in self.categories}
         if len(images) != len(self.images):
             raise ValueError("two images have the same id")
+        if len(categories) != len(self.categories):
+            raise ValueError("two categories have the same id")
+        names = [category.name for category in self.categories]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two categories have the name {twice[0]!r}")
         for annotation in self.annotations:
             if annotation.image_id not in images:
                 raise ValueError(f"annotation {annotation.id} is of image {annotation.image_id}, which is not listed")

@@ -195,16 +195,34 @@ def _without_hidden(truth: CocoDataset, min_visibility: float) -> CocoDataset:
 def _coco(truth: CocoDataset, predictions: Sequence[Prediction]) -> tuple[dict[str, float], list[tuple[float, float]]]:
     """COCO's twelve figures by name, and AP and AP50 of each class."""
     library = extra("faster_coco_eval")
+    # Numbered anew from 1: the library keeps ids as floats, in which large ones are the same, and takes 0 for "not matched".
+    image_of = {image.id: i for i, image in enumerate(truth.images, 1)}
+    category_of = {category.id: i for i, category in enumerate(sorted(truth.categories, key=lambda one: one.id), 1)}
     labels: dict[str, Any] = {
-        "images": [{"id": image.id, "width": image.width, "height": image.height} for image in truth.images],
-        "categories": [{"id": category.id, "name": category.name} for category in truth.categories],
+        "images": [{"id": image_of[image.id], "width": image.width, "height": image.height} for image in truth.images],
+        "categories": [{"id": category_of[category.id], "name": category.name} for category in truth.categories],
         "annotations": [
-            {"id": i, "image_id": a.image_id, "category_id": a.category_id, "bbox": [*a.bbox], "area": a.area, "iscrowd": a.iscrowd}
-            for i, a in enumerate(truth.annotations, 1)  # ids from 1: the library takes 0 for "not matched"
+            {
+                "id": i,
+                "image_id": image_of[a.image_id],
+                "category_id": category_of[a.category_id],
+                "bbox": [*a.bbox],
+                "area": a.area,
+                "iscrowd": a.iscrowd,
+            }
+            for i, a in enumerate(truth.annotations, 1)
         ],
     }
     reference = library.COCO(labels)
-    results = [{**prediction._asdict(), "bbox": [*prediction.bbox]} for prediction in predictions]
+    results = [
+        {
+            "image_id": image_of[prediction.image_id],
+            "category_id": category_of[prediction.category_id],
+            "bbox": [*prediction.bbox],
+            "score": prediction.score,
+        }
+        for prediction in predictions
+    ]
     evaluation = library.COCOeval_faster(reference, reference.loadRes(results), iouType="bbox")
     evaluation.evaluate()
     evaluation.accumulate()

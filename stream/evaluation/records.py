@@ -48,7 +48,7 @@ def read_lines(path: Path) -> list[str]:
         DatasetError: it is missing or not text.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # Excel marks its UTF-8
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -36,7 +36,7 @@ from stream.detectors.spec import CLASS_LISTS, ModelInput, ModelSpec
 from stream.errors import ConfigError, DatasetError, Fault, ModelError
 from stream.evaluation.detections import evaluate_detections, only_classes
 from stream.evaluation.predictions import predict
-from stream.files import replacing
+from stream.files import check_writable, replacing
 from stream.frame import FrameBatch, FrameInfo, Uint8Array
 from stream.tuning.calibration import calibration_images, media_of
 
@@ -150,6 +150,11 @@ def _check(request: Request, file: ModelFile) -> None:
     for path in (*_files(request.out), request.out.with_suffix(".yaml")):
         if path.resolve() in theirs:
             raise ConfigError("framewatch quantize", [Fault("--out", f"would overwrite {path}, which belongs to the model")])
+    try:
+        check_writable(request.out)
+    except OSError as error:
+        reason = f"{request.out} cannot be written: {error.strerror or error}"
+        raise ConfigError("framewatch quantize", [Fault("--out", reason)]) from error
     if file.is_torch:
         raise ModelError(f"{file.path}: only models that OpenVINO reads can be quantized; export it to ONNX")
 

@@ -20,7 +20,7 @@ from stream.detectors.files import named_model_file, read_model_file
 from stream.detectors.registry import load_detector
 from stream.detectors.spec import BoxesOutput
 from stream.errors import ConfigError, DatasetError, Fault
-from stream.files import write_text
+from stream.files import check_writable, write_text
 from stream.sources.file import FileSource
 from stream.tuning.clips import Clip, WatchedClip, read_clips, watch
 from stream.tuning.replay import PARTS, Figures, Objective, Replay, Settings
@@ -186,10 +186,7 @@ def _check_out(request: Request, clips: Sequence[Clip]) -> None:
         if path.is_dir():
             raise _refused(f"{path} is a folder")
     try:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        probe = request.out.with_name(f".{request.out.name}.probe")
-        probe.touch()
-        probe.unlink()
+        check_writable(request.out)
     except OSError as error:
         raise _refused(f"{request.out} cannot be written: {error.strerror or error}") from error
 

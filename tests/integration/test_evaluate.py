@@ -231,6 +231,24 @@ def test_counts_alerts_and_classes(tmp_path: Path) -> None:
     assert data["matrices"][0]["values"] == [[1, 0, 0], [1, 0, 0]]
 
 
+def test_what_is_read_is_not_written_over_and_figures_are_shown_whatever_happens_to_files(tmp_path: Path) -> None:
+    labels, scores = tmp_path / "labels.csv", tmp_path / "scores.csv"
+    labels.write_text("id,label\n1,cat\n2,dog\n", encoding="utf-8-sig")  # as Excel does
+    scores.write_text("id,cat,dog\n1,0.9,0.1\n2,0.8,0.2\n")
+    for option, path in (("--html", labels), ("--json", scores)):
+        with pytest.raises(ConfigError, match=rf"{option}: .*{path.name} is an input"):
+            call("classification", labels, scores, option, path)
+    assert "top" in call("classification", labels, scores).stdout
+    runner = CliRunner()
+    for option, value, reason in (
+        ("--html", tmp_path, f"Is a directory: '{tmp_path}'"),
+        ("--max", "nope=3", "nope: no such figure"),
+    ):
+        result = runner.invoke(evaluate, ["classification", str(labels), str(scores), option, str(value)])
+        assert "top" in result.output
+        assert reason in str(result.exception)
+
+
 def test_segmentation_of_real_masks(images: Path, tmp_path: Path) -> None:
     """Masks that lost a rim: the pixels are counted here a second time, picture by picture."""
     masks = images / "PennFudanPed" / "PedMasks"
@@ -258,6 +276,7 @@ def test_wrong_usage(shared: Path, labelled: Path, tmp_path: Path) -> None:
     model = shared / "data" / "models" / "yolox_nano.onnx"
     assert "give either a file of results or --model" in call("detections", labelled, code=2).stderr
     assert "--save needs --model" in call("detections", labelled, "r.json", "--save", "x.json", code=2).stderr
+    assert "nan is not a finite number" in call("detections", labelled, "--model", model, "--iou", "nan", code=2).stderr
     assert "'a' is not TRUTH=RESULT" in call("counts", "t.jsonl", "r.jsonl", "--source-id", "a", code=2).stderr
     with pytest.raises(ConfigError, match="--min: 'ap50' is not FIGURE=VALUE"):
         call("detections", labelled, "--model", model, "--min", "ap50")

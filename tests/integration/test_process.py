@@ -213,6 +213,8 @@ def test_bad_usage_exits_2(framewatch: Framewatch, model: Path, tmp_path: Path) 
     for args, reason in [
         (["process", "--model", model], "give an INPUT"),
         (["process", "x.mp4", "--bogus"], "--bogus"),
+        (["process", "x.mp4", "--fps", "nan"], "not a finite number"),
+        (["process", "x.mp4", "--model", model, "--annotate", "boxes.txt"], "boxes.txt must end in one of .mp4"),
         (["process", "x.mp4", "--model", tmp_path / "none.onnx"], "none.onnx: no such file"),
         (["process", "x.mp4", "-c", tmp_path / "none.yaml"], "none.yaml: No such file"),
         (["validate"], "--config"),

@@ -11,7 +11,7 @@ from stream.config import DetectorConfig
 from stream.datasets.coco import CocoDataset, write_coco
 from stream.detectors.files import read_model_file
 from stream.detectors.registry import load_detector
-from stream.errors import DatasetError, ModelError
+from stream.errors import ConfigError, DatasetError, ModelError
 from tests.support.labels import penn_fudan
 
 pytest.importorskip("nncf", reason="needs the extra quantize")
@@ -60,6 +60,14 @@ def test_a_drop_over_the_bound_writes_nothing(shared: Path, halves: tuple[Path, 
     assert result.exit_code == 1
     assert "0.001 is allowed: nothing written" in result.stderr
     assert not out.parent.exists()
+
+
+def test_where_nothing_can_be_written_is_told_at_once(shared: Path, halves: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = _run(shared / "data/models/FastestDet.onnx", *halves, tmp_path / "file" / "int8.xml")
+    assert isinstance(result.exception, ConfigError)
+    assert "int8.xml cannot be written: " in str(result.exception)
+    assert "calibrating" not in result.output
 
 
 def test_the_same_pictures_on_both_sides_are_refused(shared: Path, halves: tuple[Path, Path], tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def test_pictures_without_objects_are_listed_too(tmp_path: Path) -> None:
         (labels(annotations=[labels()["annotations"][0] | {"image_id": 8}]), "image 8"),
         (labels(annotations=[labels()["annotations"][0] | {"category_id": 2}]), "category 2"),
         (labels(annotations=[labels()["annotations"][0] | {"bbox": [1, 2, 3]}]), r"annotations\.0\.bbox"),
+        (labels(annotations=[labels()["annotations"][0] | {"bbox": [1, 2, -3, 4]}]), "is no box"),
+        (labels(annotations=[labels()["annotations"][0] | {"bbox": [1, float("nan"), 3, 4]}]), "is no box"),
+        (labels(annotations=[labels()["annotations"][0] | {"area": -12}]), r"annotations\.0\.area"),
+        (labels(categories=labels()["categories"] + labels()["categories"][:1]), "two categories have the same id"),
+        (labels(categories=[*labels()["categories"], labels()["categories"][0] | {"id": 99}]), "two categories have the name"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, data: object, reason: str) -> None:

@@ -131,6 +131,25 @@ def test_coco_figures_of_a_case_known_by_hand() -> None:
     assert math.isnan(car.ap50)
 
 
+@pytest.mark.parametrize("ids", [(1, 2), (2**53, 2**53 + 1), (2**62, 2**62 + 1)])
+def test_large_ids_are_told_apart(ids: tuple[int, int]) -> None:
+    """Such as hashes, which are the same as floats."""
+    truth = CocoDataset.model_validate(
+        {
+            "images": [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 100} for i in ids],
+            "categories": [{"id": i, "name": str(i)} for i in ids],
+            "annotations": [
+                {"id": i, "image_id": i, "category_id": i, "bbox": box, "area": 1600}
+                for i, box in zip(ids, (BOX, moved(50)), strict=True)
+            ],
+        }
+    )
+    found = [Prediction(ids[0], ids[0], BOX, 0.9), Prediction(ids[1], ids[1], BOX, 0.8)]
+    report = evaluate_detections(truth, found)
+    assert [one.ap50 for one in report.classes] == [1, 0]
+    assert report.ap50 == 0.5
+
+
 def test_a_looser_box_costs_the_strict_thresholds() -> None:
     """An IoU of 36/44 = 0.82 is right at 0.50 to 0.80, 7 of 10 thresholds."""
     report = evaluate_detections(dataset([(1, 1, BOX)]), [Prediction(1, 1, moved(4), 0.9)])
