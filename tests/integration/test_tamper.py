@@ -3,7 +3,6 @@
 import json
 import threading
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 
 import av
