@@ -22,7 +22,7 @@ from stream.effort import Effort, Level
 from stream.errors import SourceError, SourceUnavailable
 from stream.events import DeadLetter
 from stream.evidence.packets import Recorder
-from stream.frame import Frame, FrameInfo, Ticket, Uint8Array
+from stream.frame import Frame, FrameInfo, FrameKey, Ticket, Uint8Array
 from stream.gate import Gate
 from stream.intake import Intake, IntakeTally, Outcomes, Sampled
 from stream.logs import bind_source, get_logger
@@ -138,8 +138,7 @@ class SourceWorker:
         self._announced: bool | None = None
         self._told_level: Level | None = None
         self._told_asleep: bool | None = None
-        self._sent = 0  # frames given to the batcher that have not left it or the detector yet
-        self._sent_lock = threading.Lock()
+        self._sent: set[FrameKey] = set()  # given to the batcher, and not left it or the detector yet
         self._cpu = CpuReport(metrics)
         self._last_sent = -1
         self._safe = -1
@@ -177,7 +176,12 @@ class SourceWorker:
         return not self._thread.is_alive()
 
     def frame_done(self, info: FrameInfo, detections: Detections | None) -> None:
-        """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance."""
+        """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance.
+
+        A frame of the worker that read the source before, with other settings, is none of ours.
+        """
+        if info.key not in self._sent:
+            return
         if detections is not None and self._parts.gate is not None:
             self._parts.gate.presence.saw(info, detections)
         self._viewfinder.left(info)
@@ -185,8 +189,7 @@ class SourceWorker:
         self._effort.frame(None if detections is None else self._batcher.used(info, now_s), now_s)
         if self._parts.recorder is not None:
             self._parts.recorder.answered(info.session, info.pts_s)
-        with self._sent_lock:
-            self._sent -= 1
+        self._sent.discard(info.key)
 
     def safe(self, frame_index: int) -> None:
         """All frames up to this one are safe; the thread commits them at its source."""
@@ -332,17 +335,16 @@ class SourceWorker:
 
     def _answered(self) -> bool:
         """Whether the detector has answered for every frame; a source that loses nothing waits for it."""
-        while not self.config.live and self._sent > 0 and not self._stopping.is_set():
+        while not self.config.live and self._sent and not self._stopping.is_set():
             self._clock.sleep(HELD_POLL_S)
-        return self._sent == 0
+        return not self._sent
 
     def _put(self, frame: Frame) -> None:
         if frame.info.held_s:
             deadline_s = self._clock.monotonic() + HELD_WAIT_S
-            while self._sent >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
+            while len(self._sent) >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
                 self._clock.sleep(HELD_POLL_S)
-        with self._sent_lock:
-            self._sent += 1
+        self._sent.add(frame.info.key)
         if self._parts.recorder is not None:
             self._parts.recorder.sent(frame.info.pts_s)
         self._last_sent = frame.info.frame_index
@@ -352,7 +354,7 @@ class SourceWorker:
     def _drain(self) -> None:
         """Wait until every frame has left, and, when stopping, until it is safe too."""
         deadline_s = self._clock.monotonic() + DRAIN_S
-        while self._sent > 0 and not (self._stopping.is_set() and self._clock.monotonic() > deadline_s):
+        while self._sent and not (self._stopping.is_set() and self._clock.monotonic() > deadline_s):
             self._clock.sleep(DRAIN_POLL_S)
         while self.config.scheme == "kafka" and self._safe < self._last_sent and self._clock.monotonic() < deadline_s:
             self._clock.sleep(DRAIN_POLL_S)
@@ -389,7 +391,7 @@ class SourceWorker:
         self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time(), tampered))
 
     def _end(self, state: State, reason: str) -> None:
-        while self._sent > 0 and not self._stopping.is_set():
+        while self._sent and not self._stopping.is_set():
             self._clock.sleep(DRAIN_POLL_S)
         if state == "failed" or self.config.live:
             self._went_offline(reason)

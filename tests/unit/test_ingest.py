@@ -1,7 +1,9 @@
 """Ingest: which sources are read, and that none is read twice."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,15 @@ from stream import ingest
 from stream.allowance import Allowance
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, PipelineConfig, SourceConfig
-from stream.deliver import Delivery
+from stream.deliver import Delivery, Message, Receipt
+from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import ModelDescription
+from stream.frame import FrameBatch
+from stream.gate import Gate
 from stream.ingest import Ingest
 from stream.metrics import Metrics
+from tests.support.media import make_video
 
 
 class Detector:
@@ -29,6 +35,37 @@ class Detector:
 
     def release(self, batch: Any) -> None:
         raise NotImplementedError
+
+
+class SlowDetector(Detector):
+    """Answers when it is told to, and finds nothing. ``under_way``: batches without an answer."""
+
+    def __init__(self) -> None:
+        self.under_way, self.answer = 0, threading.Event()
+
+    def submit(self, batch: FrameBatch) -> Any:
+        self.under_way += 1
+        answer, frames = self.answer, len(batch)
+
+        class Pending:
+            def result(self) -> tuple[Detections, ...]:
+                assert answer.wait(20)
+                return (Detections.empty(),) * frames
+
+        return Pending()
+
+    def release(self, batch: Any) -> None:
+        self.under_way -= 1
+
+
+class Aggregator:
+    """Everything is safe at once."""
+
+    def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        return Receipt("", True, number)
+
+    def progress(self, sender: str) -> Receipt:
+        return Receipt("", True, 0)
 
 
 class Worker:
@@ -52,13 +89,17 @@ class Worker:
         assert self.done or timeout_s is not None
 
 
+def begin(detector: Detector) -> Ingest:
+    config = PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")})
+    models = {"people": ModelDescription(InputSpec(8, 8), ("person",), "people@sha256:0")}
+    return Ingest(config, models, {"people": detector}, Delivery([Aggregator()], lambda _: 0), SystemClock(), Metrics())
+
+
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ingest]:
     monkeypatch.setattr(ingest, "SourceWorker", Worker)
     monkeypatch.setattr(Worker, "made", [])
-    config = PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")})
-    models = {"people": ModelDescription(InputSpec(8, 8), ("person",), "people@sha256:0")}
-    running = Ingest(config, models, {"people": Detector()}, Delivery([], lambda _: 0), SystemClock(), Metrics())
+    running = begin(Detector())
     yield running
     for worker in Worker.made:
         worker.done = True
@@ -67,6 +108,13 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ingest]:
 
 def camera(name: str, host: str = "h") -> SourceConfig:
     return SourceConfig(id=name, uri=f"rtsp://{host}/{name}")
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    end_s = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def test_sources_that_stay_are_not_touched(reading: Ingest) -> None:
@@ -121,3 +169,30 @@ def test_those_that_stay_are_relieved_by_those_that_go_or_end(reading: Ingest, m
     assert look() == [1 / 4]
     reading.set_sources([camera("a"), camera("c"), camera("d"), camera("e")])
     assert look() == [1 / 4, 1 / 3]  # one that has ended does not leave once more, and one that comes relieves nobody
+
+
+def test_frames_of_before_an_edit_that_come_back_late_do_not_keep_the_gate_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []  # whether all frames sent were answered
+    edited = threading.Event()
+
+    def admits(_gate: Gate, _image: object, _pts_s: float, answered: Callable[[], bool]) -> bool:
+        told.append(answered())
+        return not edited.is_set()
+
+    monkeypatch.setattr(Gate, "admits", admits)
+    detector, path = SlowDetector(), make_video(tmp_path / "clip.mp4")
+    source = SourceConfig(id="a", uri=str(path), realtime=True, loop=True, gate="on", fps=10)
+    running = begin(detector)
+    running.set_sources([source])
+    wait_for(lambda: detector.under_way)
+    edited.set()
+    running.set_sources([source.model_copy(update={"fps": 9})])
+    assert detector.under_way
+    detector.answer.set()
+    wait_for(lambda: not detector.under_way)
+    told.clear()
+    wait_for(lambda: told)
+    running.close()
+    assert told[0]
