@@ -186,7 +186,10 @@ class SourceWorker:
             self._parts.gate.presence.saw(info, detections)
         self._viewfinder.left(info)
         now_s = self._clock.monotonic()
-        self._effort.frame(None if detections is None else self._batcher.used(info, now_s), now_s)
+        if detections is not None:
+            self._effort.frame(self._batcher.used(info, now_s), now_s)
+        elif not self._batcher.line_too_long(info.line_s):
+            self._effort.frame(None, now_s)
         if self._parts.recorder is not None:
             self._parts.recorder.answered(info.session, info.pts_s)
         self._sent.discard(info.key)
@@ -251,13 +254,16 @@ class SourceWorker:
             self._metrics.frames(self.config.id, "dropped", reason, frames)
 
         def hopeless(ticket: Ticket) -> bool:
-            return self._batcher.is_hopeless(self.config.id, ticket.captured_s, ticket.due_s - ticket.captured_s)
+            return self._batcher.is_hopeless(self.config.id, ticket.captured_s, ticket.line_s)
+
+        def line_too_long(ticket: Ticket) -> bool:
+            return self._batcher.line_too_long(ticket.line_s)
 
         with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
             if self._tamper is not None:
                 self._tamper.begin()
-            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, self._parts.turn)
+            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, line_too_long, self._parts.turn)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
             if recorder is not None:
@@ -328,7 +334,7 @@ class SourceWorker:
             captured_s=decoded.captured_s,
             decoded_s=self._clock.monotonic(),
             held_s=sampled.held_s,
-            line_s=decoded.ticket.due_s - decoded.captured_s,
+            line_s=decoded.ticket.line_s,
             traceparent=decoded.ticket.traceparent,
         )
         return Frame(info, sampled.image, to_picture(decoded.frame) if self._parts.pictures else None)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from stream import ingest
 from stream.allowance import Allowance
+from stream.batch import Batcher
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, PipelineConfig, SourceConfig
 from stream.deliver import Delivery, Message, Receipt
@@ -21,6 +23,7 @@ from stream.frame import FrameBatch
 from stream.gate import Gate
 from stream.ingest import Ingest
 from stream.metrics import Metrics
+from stream.sources.file import FileSource
 from tests.support.media import make_video
 
 
@@ -66,6 +69,17 @@ class Aggregator:
 
     def progress(self, sender: str) -> Receipt:
         return Receipt("", True, 0)
+
+
+class Playback(FileSource):
+    """A camera that shows a file again and again, with a clock that is 2 s behind."""
+
+    def __init__(self, path: Path, config: SourceConfig):
+        super().__init__(SourceConfig(id=config.id, uri=str(path), realtime=True, loop=True), SystemClock())
+
+    def packets(self) -> Iterator[Any]:
+        for packet in super().packets():
+            yield packet and replace(packet, age_s=packet.age_s + 2)  # type: ignore[arg-type]
 
 
 class Worker:
@@ -196,3 +210,22 @@ def test_frames_of_before_an_edit_that_come_back_late_do_not_keep_the_gate_open(
     wait_for(lambda: told)
     running.close()
     assert told[0]
+
+
+@pytest.mark.parametrize("early", [True, False])  # whether frames are given up before they are decoded, or in the batcher
+def test_a_camera_whose_clock_is_wrong_does_not_look_like_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    told: list[float | None] = []
+    path = make_video(tmp_path / "clip.mp4")
+    monkeypatch.setattr("stream.worker.open_source", lambda config, _kafka, _clock: Playback(path, config))
+    monkeypatch.setattr(Allowance, "frame", lambda _, used, now_s: told.append(used))
+    if not early:
+        monkeypatch.setattr(Batcher, "is_hopeless", lambda *_: False)
+    detector = SlowDetector()
+    detector.answer.set()
+    running = begin(detector)
+    running.set_sources([camera("a")])
+    wait_for(lambda: running.status()[0].dropped.get("stale", 0) >= 5 and told)
+    running.close()
+    assert None not in told
