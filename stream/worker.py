@@ -19,7 +19,7 @@ from stream.deliver import Delivery, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.effort import Effort, Level
-from stream.errors import SourceError, SourceUnavailable
+from stream.errors import Retryable, SourceError
 from stream.events import DeadLetter
 from stream.evidence.packets import Recorder
 from stream.frame import Frame, FrameInfo, FrameKey, Ticket, Uint8Array
@@ -221,11 +221,11 @@ class SourceWorker:
             frames = self._tally.frames
             try:
                 self._read()
-            except SourceUnavailable as error:
-                self._went_offline(error.reason)
             except SourceError as error:
-                self._end("failed", error.reason)
-                return
+                if not isinstance(error, Retryable) and self.config.scheme not in ("rtsp", "rtsps"):
+                    self._end("failed", error.reason)
+                    return
+                self._went_offline(error.reason)  # a camera may send what can be decoded when it is opened again
             except Exception as error:
                 logger.exception("internal error", source_id=self.config.id)
                 reason = f"internal error: {type(error).__name__}"

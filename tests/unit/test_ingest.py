@@ -14,11 +14,12 @@ from stream import ingest
 from stream.allowance import Allowance
 from stream.batch import Batcher
 from stream.clock import SystemClock
-from stream.config import DetectorConfig, PipelineConfig, SourceConfig
+from stream.config import DetectorConfig, PipelineConfig, RtspConfig, SourceConfig
 from stream.deliver import Delivery, Message, Receipt
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import ModelDescription
+from stream.errors import SourceUnreadable
 from stream.frame import FrameBatch
 from stream.gate import Gate
 from stream.ingest import Ingest
@@ -229,3 +230,22 @@ def test_a_camera_whose_clock_is_wrong_does_not_look_like_load(
     wait_for(lambda: running.status()[0].dropped.get("stale", 0) >= 5 and told)
     running.close()
     assert None not in told
+
+
+def test_a_camera_whose_video_cannot_be_decoded_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reasons = make_video(tmp_path / "clip.mp4"), ["its codec cannot be opened"]
+
+    def opened(config: SourceConfig, *_: object) -> Playback:
+        if reasons:
+            raise SourceUnreadable(config.id, reasons.pop())
+        return Playback(path, config)
+
+    monkeypatch.setattr("stream.worker.open_source", opened)
+    detector = SlowDetector()
+    detector.answer.set()
+    running = begin(detector)
+    running.set_sources([camera("a").model_copy(update={"rtsp": RtspConfig(backoff_initial_s=0.01)})])
+    wait_for(lambda: running.status()[0].state in ("online", "failed"))
+    status = running.status()[0]
+    running.close()
+    assert (status.state, status.reconnects) == ("online", 1)
