@@ -30,8 +30,10 @@ def make_video(
     creation_time: str | None = None,
     options: dict[str, str] | None = None,
     moves_from: int = 0,
+    start_s: int = 0,
 ) -> Path:
-    """Write ``frames`` pictures at 10 frames per second; they are all the same up to number ``moves_from``."""
+    """Write ``frames`` pictures at 10 frames per second, the first at ``start_s``; they are all the same up to number
+    ``moves_from``."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
         if creation_time:
             container.metadata["creation_time"] = creation_time
@@ -45,7 +47,7 @@ def make_video(
         ) | (options or {})
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(max(i, moves_from), *size), format="bgr24").reformat(format=stream.pix_fmt)
-            frame.pts, frame.time_base = i * 1000 // RATE_FPS, Fraction(1, 1000)
+            frame.pts, frame.time_base = start_s * 1000 + i * 1000 // RATE_FPS, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
