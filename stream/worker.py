@@ -136,6 +136,8 @@ class SourceWorker:
         self._status = SourceStatus(config.id, "connecting", since_at=clock.time())
         self._size_px = (0, 0)
         self._announced: bool | None = None
+        self._told: SourceState | None = None  # the last one
+        self._telling = threading.Lock()  # what is told last holds
         self._told_level: Level | None = None
         self._told_asleep: bool | None = None
         self._sent: set[FrameKey] = set()  # given to the batcher, and not left it or the detector yet
@@ -197,6 +199,12 @@ class SourceWorker:
     def safe(self, frame_index: int) -> None:
         """All frames up to this one are safe; the thread commits them at its source."""
         self._safe = max(self._safe, frame_index)
+
+    def say_again(self) -> None:
+        """Tell once more how the source is: its aggregator is another one now."""
+        with self._telling:
+            if self._told is not None:
+                self._delivery.send(replace(self._told, at_s=self._clock.time()))
 
     def stop(self) -> None:
         """Ask the thread to end; ``join`` waits for it."""
@@ -394,7 +402,9 @@ class SourceWorker:
 
     def _tell(self, online: bool, reason: str) -> None:
         tampered = self._tamper.fault if self._tamper else ""
-        self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time(), tampered))
+        with self._telling:
+            self._told = SourceState(self.config.id, online, reason, self._clock.time(), tampered)
+            self._delivery.send(self._told)
 
     def _end(self, state: State, reason: str) -> None:
         while self._sent and not self._stopping.is_set():

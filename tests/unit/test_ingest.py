@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
 
+from actors.ingest import IngestActor
 from stream import ingest
 from stream.allowance import Allowance
 from stream.batch import Batcher
 from stream.clock import SystemClock
 from stream.config import DetectorConfig, PipelineConfig, RtspConfig, SourceConfig
-from stream.deliver import Delivery, Message, Receipt
+from stream.deliver import Delivery, Message, Receipt, SourceState
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.detectors.registry import ModelDescription
-from stream.errors import SourceUnreadable
+from stream.errors import SourceUnavailable, SourceUnreadable
 from stream.frame import FrameBatch
 from stream.gate import Gate
 from stream.ingest import Ingest
@@ -65,7 +67,12 @@ class SlowDetector(Detector):
 class Aggregator:
     """Everything is safe at once."""
 
+    def __init__(self) -> None:
+        self.states: list[SourceState] = []
+
     def process(self, sender: str, number: int, message: Message, expected: str | None) -> Receipt:
+        if isinstance(message, SourceState):
+            self.states.append(message)
         return Receipt("", True, number)
 
     def progress(self, sender: str) -> Receipt:
@@ -104,10 +111,11 @@ class Worker:
         assert self.done or timeout_s is not None
 
 
-def begin(detector: Detector) -> Ingest:
+def begin(detector: Detector, delivery: Delivery | None = None) -> Ingest:
     config = PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")})
     models = {"people": ModelDescription(InputSpec(8, 8), ("person",), "people@sha256:0")}
-    return Ingest(config, models, {"people": detector}, Delivery([Aggregator()], lambda _: 0), SystemClock(), Metrics())
+    delivery = delivery or Delivery([Aggregator()], lambda _: 0)
+    return Ingest(config, models, {"people": detector}, delivery, SystemClock(), Metrics())
 
 
 @pytest.fixture
@@ -249,3 +257,30 @@ def test_a_camera_whose_video_cannot_be_decoded_is_tried_again(tmp_path: Path, m
     status = running.status()[0]
     running.close()
     assert (status.state, status.reconnects) == ("online", 1)
+
+
+def test_the_aggregator_that_a_source_has_moved_to_hears_that_it_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(config: SourceConfig, *_: object) -> Playback:
+        raise SourceUnavailable(config.id, "connection refused")
+
+    monkeypatch.setattr("stream.worker.open_source", refused)
+    aggregators, shard = [Aggregator(), Aggregator()], {"a": 0, "b": 0}
+    running = begin(Detector(), Delivery(aggregators, lambda source_id: shard[source_id]))
+    running.set_sources([camera("a"), camera("b")])
+    wait_for(lambda: len(aggregators[0].states) == 2)
+    shard["a"] = 1
+    running.say_again(["a", "gone"])
+    wait_for(lambda: aggregators[1].states)
+    running.close()
+    (state,) = aggregators[1].states
+    assert (state.source_id, state.online, state.reason) == ("a", False, "connection refused")
+    assert len(aggregators[0].states) == 2
+
+
+def test_an_ingest_actor_knows_which_sources_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configure_process", "RayMetrics", "RemoteAggregator", "ServeDetector", "Ingest", "Lease"):
+        monkeypatch.setattr(f"actors.ingest.{name}", MagicMock())
+    actor = IngestActor("ingest-0", PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")}), MagicMock())
+    for shards in ({"a": 0, "b": 1}, {"a": 0, "b": 1, "c": 0}, {"a": 1, "b": 1, "c": 0}):
+        actor.set_sources([], shards, [])
+    assert actor._ingest.say_again.mock_calls == [call(["a"])]  # type: ignore[attr-defined]
