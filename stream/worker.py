@@ -313,6 +313,8 @@ class SourceWorker:
             self._look(sampled)
             frame = self._frame(source, sampled)
             self._viewfinder.see(frame.info, sampled.decoded.frame)
+            if self._parts.recorder is not None:
+                self._parts.recorder.sent(frame.info.pts_s, sampled.decoded.matrix)
             self._put(frame)
         self._note()
 
@@ -359,8 +361,6 @@ class SourceWorker:
             while len(self._sent) >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
                 self._clock.sleep(HELD_POLL_S)
         self._sent.add(frame.info.key)
-        if self._parts.recorder is not None:
-            self._parts.recorder.sent(frame.info.pts_s)
         self._last_sent = frame.info.frame_index
         if not self._batcher.put(frame):
             self.frame_done(frame.info, None)
