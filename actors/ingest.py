@@ -77,8 +77,10 @@ class IngestActor:
         """Read exactly these sources, and say how they are. ``shards``: aggregator index by source id; ``rules``: all that
         there are, for their evidence."""
         self._lease.renew()
-        self._shards = dict(shards)
+        before, self._shards = self._shards, dict(shards)
         self._ingest.set_sources(sources, rules)
+        if moved := [source_id for source_id, index in shards.items() if before.get(source_id, index) != index]:
+            self._ingest.say_again(moved)
         return IngestStatus(self._cores(), self._ingest.status(), self._ingest.leaving())
 
     def pictures(self, looks: Mapping[str, Look]) -> dict[str, Picture]:

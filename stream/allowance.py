@@ -54,7 +54,7 @@ class Allowance:
         return self._reason
 
     def frame(self, used: float | None, now_s: float) -> None:
-        """A frame has its detections, or was given up.
+        """A frame has its detections, or was given up by our own fault.
 
         Args:
             used: share of the latency budget that had passed since its packet was due; None for one that was given up.

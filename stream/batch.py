@@ -272,9 +272,13 @@ class Batcher:
         """Share of the latency budget that has passed at ``now_s``, without what passed before the frame was with us."""
         return (now_s - info.due_s) / self._latency_s
 
+    def line_too_long(self, line_s: float) -> bool:
+        """True when a frame would be late even if we lost no time with it; ``line_s`` as in ``FrameInfo``."""
+        return line_s + self.rest_s > self._latency_s
+
     def _pass_s(self, line_s: float) -> float:
         """After so long without one, a stale frame passes."""
-        return STALE_PASS_S if line_s + self.rest_s > self._latency_s else self._blind_s
+        return STALE_PASS_S if self.line_too_long(line_s) else self._blind_s
 
     @property
     def detector_s(self) -> float:

@@ -10,6 +10,7 @@ from stream.errors import SourceUnreadable
 from stream.frame import Packet, Ticket, media_s
 from stream.logs import get_logger
 from stream.sources.base import Source
+from stream.upright import Matrix, Upright, matrix_of
 
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
 DEFAULT_INTERVAL_S = 1 / 25  # FFmpeg's own assumption for streams that tell no rate
@@ -22,9 +23,10 @@ class DecodedFrame:
     """A frame in the decoder's own picture format.
 
     Attributes:
-        frame: the picture; its planes are only valid while this object lives.
+        frame: the picture, upright; its planes are only valid while this object lives.
         frame_index, pts_s, captured_at, captured_s, width, height: as in ``FrameInfo``.
         ticket: of the frame's packet.
+        matrix: what made it upright.
     """
 
     frame: av.VideoFrame
@@ -35,6 +37,7 @@ class DecodedFrame:
     width: int
     height: int
     ticket: Ticket
+    matrix: Matrix = ()
 
 
 class Decoder:
@@ -56,6 +59,7 @@ class Decoder:
         self.decoded = self.undecodable = 0
         self._source = source
         self._context: av.VideoCodecContext | None = None
+        self._upright = Upright()
         self._last_pts_s: float | None = None
         self._last_ticket: Ticket | None = None
 
@@ -154,6 +158,8 @@ class Decoder:
         if not ticket.planned:
             pts_s = pts_s if self._last_pts_s is None else max(pts_s, self._last_pts_s)
         self._last_pts_s = pts_s
+        if matrix := matrix_of(frame):
+            frame = self._upright.turn(frame, matrix)
         return DecodedFrame(
             frame=frame,
             frame_index=ticket.frame_index if ticket.planned else self._source.number(ticket.position),
@@ -163,4 +169,5 @@ class Decoder:
             width=frame.width,
             height=frame.height,
             ticket=ticket,
+            matrix=matrix,
         )

@@ -111,6 +111,7 @@ class Effort:
         return Choice("fast", WHAT_IS_NEEDED)
 
     def frame(self, used: float | None, now_s: float) -> None:
-        """One of the source's frames has its detections, or (None) was given up; see ``Allowance.frame``. From any thread."""
+        """One of the source's frames has its detections, or (None) was given up though its line left time for it; see
+        ``Allowance.frame``. From any thread."""
         if self._live:
             self._allowance.frame(used, now_s)

@@ -86,6 +86,11 @@ class Ticket:
     frame_index: int = -1
     wanted: bool | None = None
 
+    @property
+    def line_s(self) -> float:
+        """As in ``FrameInfo``."""
+        return self.due_s - self.captured_s
+
 
 @dataclass(frozen=True, slots=True)
 class FrameInfo:

@@ -6,7 +6,8 @@ One :class:`Ingest` serves any number of sources, in the one-process pipeline as
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from stream.allowance import Allowance
 from stream.batch import BLIND_S, Batcher
@@ -73,6 +74,7 @@ class Ingest:
             delivery.evidence_to(self._desk.ask)
         self._workers: dict[str, SourceWorker] = {}
         self._leaving: set[str] = set()
+        self._unheard: deque[str] = deque()  # sources whose aggregator does not know how they are
         self._allowance, self._running = Allowance(), set[str]()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -127,6 +129,10 @@ class Ingest:
             for source_id, source in wanted.items():
                 if source_id not in self._workers:
                     self._workers[source_id] = self._start(source)
+
+    def say_again(self, source_ids: Iterable[str]) -> None:
+        """These sources have other aggregators now, which are to hear how they are; does not wait for that."""
+        self._unheard.extend(source_ids)
 
     def leaving(self) -> list[str]:
         """Sources that are read no more but have not ended yet."""
@@ -190,6 +196,10 @@ class Ingest:
 
     def _follow_progress(self) -> None:
         while not self._closed.wait(PROGRESS_INTERVAL_S):
+            while self._unheard:
+                worker = self._workers.get(self._unheard.popleft())
+                if worker is not None:
+                    worker.say_again()
             for source_id, frame_index in self._delivery.progress(spare=True).items():
                 worker = self._workers.get(source_id)
                 if worker is not None:

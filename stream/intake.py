@@ -62,6 +62,7 @@ class Outcomes:
         dropped: told of frames that are not analysed, by reason and number.
         answered: whether the detector has answered for all frames given so far; may wait for it where that loses nothing.
         hopeless: whether the frame of a ticket could not be in time any more if it went to the detector now.
+        line_too_long: whether that is so because of the camera's line or clock, so that decoding less would not help.
         turn: held while decoding, so that no more sources decode at once than there are cores.
     """
 
@@ -69,6 +70,7 @@ class Outcomes:
     dropped: Callable[[str, int], None]
     answered: Callable[[], bool]
     hopeless: Callable[[Ticket], bool] = lambda ticket: False
+    line_too_long: Callable[[Ticket], bool] = lambda ticket: False
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
 
@@ -207,7 +209,8 @@ class Intake:
         ticket.wanted = False
         self._owed.discard(ticket)
         self._out.dropped("stale", 1)
-        self._effort.frame(None, self._clock.monotonic())
+        if not self._out.line_too_long(ticket):
+            self._effort.frame(None, self._clock.monotonic())
 
     @property
     def _asleep(self) -> bool:

@@ -13,8 +13,10 @@ from stream.detectors.base import InputSpec
 from stream.frame import Uint8Array
 
 PLANAR_8_BIT = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
-BT601 = 5  # AVCOL_SPC_BT470BG: what FFmpeg, and with it OpenCV's VideoCapture, assumes for untagged video
+MATRICES = frozenset(
+    {0, 1, 4, 5, 6, 7, 9}
+)  # AVCOL_SPC of RGB, BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020: FFmpeg's scaler has these
+BT601 = 5  # AVCOL_SPC_BT470BG: what FFmpeg, and with it OpenCV's VideoCapture, assumes for untagged video; here for all others too
 
 
 class Scaler:
@@ -92,7 +94,7 @@ def _convert(
         width,
         height,
         pixel_format,
-        src_colorspace=BT601 if frame.colorspace == UNSPECIFIED else None,
+        src_colorspace=None if frame.colorspace in MATRICES else BT601,
         interpolation=Interpolation.AREA,
         threads=1,
     )

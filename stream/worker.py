@@ -19,10 +19,10 @@ from stream.deliver import Delivery, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.detectors.base import InputSpec
 from stream.effort import Effort, Level
-from stream.errors import SourceError, SourceUnavailable
+from stream.errors import Retryable, SourceError
 from stream.events import DeadLetter
 from stream.evidence.packets import Recorder
-from stream.frame import Frame, FrameInfo, Ticket, Uint8Array
+from stream.frame import Frame, FrameInfo, FrameKey, Ticket, Uint8Array
 from stream.gate import Gate
 from stream.intake import Intake, IntakeTally, Outcomes, Sampled
 from stream.logs import bind_source, get_logger
@@ -136,10 +136,11 @@ class SourceWorker:
         self._status = SourceStatus(config.id, "connecting", since_at=clock.time())
         self._size_px = (0, 0)
         self._announced: bool | None = None
+        self._told: SourceState | None = None  # the last one
+        self._telling = threading.Lock()  # what is told last holds
         self._told_level: Level | None = None
         self._told_asleep: bool | None = None
-        self._sent = 0  # frames given to the batcher that have not left it or the detector yet
-        self._sent_lock = threading.Lock()
+        self._sent: set[FrameKey] = set()  # given to the batcher, and not left it or the detector yet
         self._cpu = CpuReport(metrics)
         self._last_sent = -1
         self._safe = -1
@@ -177,20 +178,33 @@ class SourceWorker:
         return not self._thread.is_alive()
 
     def frame_done(self, info: FrameInfo, detections: Detections | None) -> None:
-        """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance."""
+        """One frame has left: delivered with its detections, or (None) dropped behind the batcher's entrance.
+
+        A frame of the worker that read the source before, with other settings, is none of ours.
+        """
+        if info.key not in self._sent:
+            return
         if detections is not None and self._parts.gate is not None:
             self._parts.gate.presence.saw(info, detections)
         self._viewfinder.left(info)
         now_s = self._clock.monotonic()
-        self._effort.frame(None if detections is None else self._batcher.used(info, now_s), now_s)
+        if detections is not None:
+            self._effort.frame(self._batcher.used(info, now_s), now_s)
+        elif not self._batcher.line_too_long(info.line_s):
+            self._effort.frame(None, now_s)
         if self._parts.recorder is not None:
             self._parts.recorder.answered(info.session, info.pts_s)
-        with self._sent_lock:
-            self._sent -= 1
+        self._sent.discard(info.key)
 
     def safe(self, frame_index: int) -> None:
         """All frames up to this one are safe; the thread commits them at its source."""
         self._safe = max(self._safe, frame_index)
+
+    def say_again(self) -> None:
+        """Tell once more how the source is: its aggregator is another one now."""
+        with self._telling:
+            if self._told is not None:
+                self._delivery.send(replace(self._told, at_s=self._clock.time()))
 
     def stop(self) -> None:
         """Ask the thread to end; ``join`` waits for it."""
@@ -215,11 +229,11 @@ class SourceWorker:
             frames = self._tally.frames
             try:
                 self._read()
-            except SourceUnavailable as error:
-                self._went_offline(error.reason)
             except SourceError as error:
-                self._end("failed", error.reason)
-                return
+                if not isinstance(error, Retryable) and self.config.scheme not in ("rtsp", "rtsps"):
+                    self._end("failed", error.reason)
+                    return
+                self._went_offline(error.reason)  # a camera may send what can be decoded when it is opened again
             except Exception as error:
                 logger.exception("internal error", source_id=self.config.id)
                 reason = f"internal error: {type(error).__name__}"
@@ -248,13 +262,16 @@ class SourceWorker:
             self._metrics.frames(self.config.id, "dropped", reason, frames)
 
         def hopeless(ticket: Ticket) -> bool:
-            return self._batcher.is_hopeless(self.config.id, ticket.captured_s, ticket.due_s - ticket.captured_s)
+            return self._batcher.is_hopeless(self.config.id, ticket.captured_s, ticket.line_s)
+
+        def line_too_long(ticket: Ticket) -> bool:
+            return self._batcher.line_too_long(ticket.line_s)
 
         with open_source(self.config, self._parts.kafka, self._clock) as source:
             self._source = source
             if self._tamper is not None:
                 self._tamper.begin()
-            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, self._parts.turn)
+            outcomes = Outcomes(self._tally, dropped, self._answered, hopeless, line_too_long, self._parts.turn)
             intake = Intake(self.config, source, scale, self._effort, gate, self._clock, outcomes)
             committed, ended = self._safe, False
             if recorder is not None:
@@ -296,6 +313,8 @@ class SourceWorker:
             self._look(sampled)
             frame = self._frame(source, sampled)
             self._viewfinder.see(frame.info, sampled.decoded.frame)
+            if self._parts.recorder is not None:
+                self._parts.recorder.sent(frame.info.pts_s, sampled.decoded.matrix)
             self._put(frame)
         self._note()
 
@@ -325,26 +344,23 @@ class SourceWorker:
             captured_s=decoded.captured_s,
             decoded_s=self._clock.monotonic(),
             held_s=sampled.held_s,
-            line_s=decoded.ticket.due_s - decoded.captured_s,
+            line_s=decoded.ticket.line_s,
             traceparent=decoded.ticket.traceparent,
         )
         return Frame(info, sampled.image, to_picture(decoded.frame) if self._parts.pictures else None)
 
     def _answered(self) -> bool:
         """Whether the detector has answered for every frame; a source that loses nothing waits for it."""
-        while not self.config.live and self._sent > 0 and not self._stopping.is_set():
+        while not self.config.live and self._sent and not self._stopping.is_set():
             self._clock.sleep(HELD_POLL_S)
-        return self._sent == 0
+        return not self._sent
 
     def _put(self, frame: Frame) -> None:
         if frame.info.held_s:
             deadline_s = self._clock.monotonic() + HELD_WAIT_S
-            while self._sent >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
+            while len(self._sent) >= HELD_AT_ONCE and self._clock.monotonic() < deadline_s and not self._stopping.is_set():
                 self._clock.sleep(HELD_POLL_S)
-        with self._sent_lock:
-            self._sent += 1
-        if self._parts.recorder is not None:
-            self._parts.recorder.sent(frame.info.pts_s)
+        self._sent.add(frame.info.key)
         self._last_sent = frame.info.frame_index
         if not self._batcher.put(frame):
             self.frame_done(frame.info, None)
@@ -352,7 +368,7 @@ class SourceWorker:
     def _drain(self) -> None:
         """Wait until every frame has left, and, when stopping, until it is safe too."""
         deadline_s = self._clock.monotonic() + DRAIN_S
-        while self._sent > 0 and not (self._stopping.is_set() and self._clock.monotonic() > deadline_s):
+        while self._sent and not (self._stopping.is_set() and self._clock.monotonic() > deadline_s):
             self._clock.sleep(DRAIN_POLL_S)
         while self.config.scheme == "kafka" and self._safe < self._last_sent and self._clock.monotonic() < deadline_s:
             self._clock.sleep(DRAIN_POLL_S)
@@ -386,10 +402,12 @@ class SourceWorker:
 
     def _tell(self, online: bool, reason: str) -> None:
         tampered = self._tamper.fault if self._tamper else ""
-        self._delivery.send(SourceState(self.config.id, online, reason, self._clock.time(), tampered))
+        with self._telling:
+            self._told = SourceState(self.config.id, online, reason, self._clock.time(), tampered)
+            self._delivery.send(self._told)
 
     def _end(self, state: State, reason: str) -> None:
-        while self._sent > 0 and not self._stopping.is_set():
+        while self._sent and not self._stopping.is_set():
             self._clock.sleep(DRAIN_POLL_S)
         if state == "failed" or self.config.live:
             self._went_offline(reason)

@@ -12,6 +12,7 @@ import av
 from stream.errors import EvidenceError
 from stream.evidence.packets import KeptPacket
 from stream.frame import encoded
+from stream.upright import Matrix, is_on_its_side
 
 ANY_PACKET = b"\0\0\1\x09\x10"  # an access unit delimiter of H.264; other codecs are not asked to understand it
 CODECS = ("h264", "hevc", "av1", "mpeg4", "mjpeg")  # of which MP4 tells all that a player must know
@@ -48,8 +49,9 @@ def select(packets: Sequence[KeptPacket], at_s: float, from_s: float, to_s: floa
     return [packet for packet in packets[begin : end + 1] if packet.at_s >= start_s]  # less what leads up to the key frame
 
 
-def cut(packets: Sequence[KeptPacket], width: int, height: int) -> bytes:
-    """An MP4 of these packets, its index in front; the first is a key frame, and times begin at 0.
+def cut(packets: Sequence[KeptPacket], width: int, height: int, matrix: Matrix = ()) -> bytes:
+    """An MP4 of these packets, its index in front; the first is a key frame, and times begin at 0. ``matrix`` makes its frames
+    upright, and then they are of this size in pixels.
 
     The packets' bytes are the source's own; Annex B ones get their lengths in front instead of start codes, as MP4 has it.
 
@@ -59,13 +61,15 @@ def cut(packets: Sequence[KeptPacket], width: int, height: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="framewatch-") as folder:
         path = Path(folder) / "clip.mp4"  # a file, because the index is moved to the front at the end
         try:
-            _write(path, packets, width, height)
+            _write(path, packets, width, height, matrix)
         except (av.FFmpegError, ValueError) as error:
             raise EvidenceError("codec", f"{packets[0].parameters.codec}: {error}") from error
         return path.read_bytes()
 
 
-def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int) -> None:
+def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int, matrix: Matrix) -> None:
+    if is_on_its_side(matrix):
+        width, height = height, width
     parameters, time_base = packets[0].parameters, packets[0].time_base
     name = av.Codec(parameters.codec, "r").canonical_name
     if name not in CODECS:
@@ -74,6 +78,8 @@ def _write(path: Path, packets: Sequence[KeptPacket], width: int, height: int) -
         stream = container.add_stream_from_template(template.streams.video[0], opaque=True)
         context = stream.codec_context
         context.extradata, context.width, context.height = parameters.extradata or None, width, height
+        if matrix:
+            stream.set_display_matrix(matrix)
         if name in TAGS:
             context.codec_tag = TAGS[name]
         stream.time_base = time_base

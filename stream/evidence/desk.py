@@ -26,6 +26,7 @@ from stream.metrics import Metrics
 from stream.redact import reason
 from stream.rules import AlertRule, watches
 from stream.scale import to_picture
+from stream.upright import Upright
 
 QUEUED = 64  # requests; what comes then is refused and counted
 REMEMBERED = 512  # requests that were taken: a repeated one is not done again
@@ -172,7 +173,8 @@ class EvidenceDesk:
 
     def _jpeg(self, job: _Job) -> bytes:
         request = job.request
-        return compose(to_picture(decode_frame(job.ring.packets(), request.pts_s, request.frame_index)), request)
+        frame = decode_frame(job.ring.packets(), request.pts_s, request.frame_index)
+        return compose(to_picture(Upright().turn(frame, job.ring.matrix)), request)
 
     def _complete(self, job: _Job) -> bool:
         """Whether all packets of a clip are there, or no more come."""
@@ -191,7 +193,8 @@ class EvidenceDesk:
     def _mp4(self, job: _Job) -> bytes:
         request = job.request
         begin_s, end_s = request.pts_s - request.before_s, request.pts_s + request.after_s
-        return cut(select(job.ring.packets(), request.pts_s, begin_s, end_s), request.width, request.height)
+        packets = select(job.ring.packets(), request.pts_s, begin_s, end_s)
+        return cut(packets, request.width, request.height, job.ring.matrix)
 
     def _make(self, request: EvidenceRequest, kind: str, path: str, make: Callable[[], bytes]) -> None:
         try:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from stream.frame import Packet, media_s
 from stream.sources.base import Source
+from stream.upright import Matrix
 
 USUAL_INTERVAL_S = 1 / 25  # of frames whose packets carry no times, as the decoder has it
 MAX_LAG_S = 120.0  # a frame whose detections come later than this is not waited for
@@ -67,11 +68,13 @@ class PacketRing:
     Attributes:
         session: of the source, as in ``FrameInfo``.
         newest_s: media time that the packets have reached.
+        matrix: what makes the frames upright; a file has it beside its packets.
         ended: no more packets come.
     """
 
     def __init__(self, session: str, max_bytes: int):
         self.session, self.ended, self.newest_s = session, False, 0.0
+        self.matrix: Matrix = ()
         self._max_bytes = max_bytes
         self._groups: deque[list[KeptPacket]] = deque()
         self._bytes = 0
@@ -215,9 +218,10 @@ class Recorder:
             if self._before is not None and self._before is not ring:
                 self._before = None
 
-    def sent(self, at_s: float) -> None:
-        """As :meth:`PacketRing.sent`."""
+    def sent(self, at_s: float, matrix: Matrix = ()) -> None:
+        """As :meth:`PacketRing.sent`; ``matrix`` made the frame upright."""
         if self._ring is not None:
+            self._ring.matrix = matrix
             self._ring.sent(at_s)
 
     def ring(self, session: str) -> PacketRing | None:

@@ -109,9 +109,13 @@ class FileSource(Sequential):
 
     @property
     def duration_s(self) -> float | None:
-        """What the container announces; None where it announces nothing."""
-        assert self._container is not None
-        return None if self._container.duration is None else self._container.duration / av.time_base
+        """What the container announces, from its first frame on; None where it announces nothing."""
+        container = self._container
+        assert container is not None
+        ticks = container.duration or 0
+        if "matroska" in container.format.name:  # its duration counts from time zero
+            ticks -= container.start_time or 0
+        return ticks / av.time_base if ticks > 0 else None
 
     @property
     def rate_fps(self) -> float | None:

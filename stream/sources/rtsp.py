@@ -13,7 +13,7 @@ import av
 
 from stream.clock import Clock
 from stream.config import SourceConfig
-from stream.errors import SourceUnavailable, SourceUnreadable
+from stream.errors import SourceUnavailable
 from stream.events import DeadLetter
 from stream.frame import Packet, media_s
 from stream.redact import redact
@@ -71,7 +71,7 @@ class RtspSource(Sequential):
         if not streams or streams[0].codec_context is None:
             self._container.close()
             reason = "the camera sends no video" if not streams else "the codec of the camera's video is unknown"
-            raise SourceUnreadable(self.source_id, reason)
+            raise SourceUnavailable(self.source_id, reason)  # it may be starting still, or be set otherwise tomorrow
         self._context = streams[0].codec_context
         threading.Thread(target=self._read, args=(self._container,), name=f"rtsp-{self.source_id}", daemon=True).start()
         return self

@@ -121,6 +121,21 @@ def test_no_such_mount(camera: CameraServer) -> None:
         pass
 
 
+AUDIO = (
+    "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nc=IN IP4 0.0.0.0\r\na=control:*\r\n"
+    "m=audio 0 RTP/AVP 0\r\na=control:track0\r\n"
+)
+
+
+def test_a_camera_that_offers_no_video_yet_is_to_be_tried_again(camera: CameraServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as starting:
+        starting.setattr(CameraServer, "_description", staticmethod(lambda _: AUDIO))
+        with pytest.raises(SourceUnavailable, match="the camera sends no video"), source_of(camera.url("hall")):
+            pass
+    with source_of(camera.url("hall")) as source:
+        assert read(source, 10, 3)
+
+
 def test_nobody_listens() -> None:
     with (
         pytest.raises(SourceUnavailable, match="connection refused") as caught,

@@ -30,8 +30,12 @@ def make_video(
     creation_time: str | None = None,
     options: dict[str, str] | None = None,
     moves_from: int = 0,
+    start_s: int = 0,
+    rotation: int = 0,
+    mirrored: bool = False,
 ) -> Path:
-    """Write ``frames`` pictures at 10 frames per second; they are all the same up to number ``moves_from``."""
+    """Write ``frames`` pictures at 10 frames per second, the first at ``start_s``; they are all the same up to number
+    ``moves_from``. Players are told to turn them by ``rotation`` degrees counterclockwise, and to mirror that left to right."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
         if creation_time:
             container.metadata["creation_time"] = creation_time
@@ -40,12 +44,14 @@ def make_video(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
         stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
         stream.options = (
             {"preset": "ultrafast", "threads": "1", "bf": str(b_frames), "b-adapt": "0"} if codec == "libx264" else {}
         ) | (options or {})
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(max(i, moves_from), *size), format="bgr24").reformat(format=stream.pix_fmt)
-            frame.pts, frame.time_base = i * 1000 // RATE_FPS, Fraction(1, 1000)
+            frame.pts, frame.time_base = start_s * 1000 + i * 1000 // RATE_FPS, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

@@ -335,6 +335,14 @@ class TestDrops:
         assert len(passed) == pytest.approx(40 / pass_s, rel=0.1, abs=1)
         assert len(dropped) == hopeless == 400 - len(passed)
 
+    def test_a_line_is_too_long_where_it_and_what_follows_take_the_whole_budget(self, batcher: Batcher) -> None:
+        assert not batcher.line_too_long(LATENCY_S)
+        assert batcher.line_too_long(LATENCY_S + 0.01)
+        batcher.observe_detector_s(0.1, 4)
+        batcher.observe_emit_s(0.05)
+        assert not batcher.line_too_long(0.34)
+        assert batcher.line_too_long(0.36)
+
     def test_what_follows_the_detector_is_charged_too(self, batcher: Batcher, clock: ManualClock) -> None:
         batcher.add_source("a", 8, Policy.DROP_OLDEST, live=True)
         info = make_frame(captured_s=clock.monotonic()).info

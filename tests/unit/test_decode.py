@@ -10,6 +10,7 @@ import pytest
 from stream.config import SourceConfig
 from stream.decode import DecodedFrame, Decoder
 from stream.frame import Packet, encoded
+from stream.scale import to_picture
 from stream.sources.file import FileSource
 from stream.testing.clock import ManualClock
 from tests.support.media import make_video
@@ -49,6 +50,23 @@ def test_all_frames_in_presentation_order(tmp_path: Path, codec: str, b_frames: 
     with av.open(str(path)) as container:  # the right picture under each number
         for ours, theirs in zip(frames, container.decode(video=0), strict=True):
             assert np.array_equal(ours.frame.to_ndarray(format="gray"), theirs.to_ndarray(format="gray"))
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (270, False), (0, True), (90, True), (270, True)])
+def test_what_lies_on_its_side_is_turned_as_players_show_it(tmp_path: Path, rotation: int, mirrored: bool) -> None:
+    lying = make_video(tmp_path / "lying.mp4", 30, b_frames=3)
+    phone = make_video(tmp_path / "phone.mp4", 30, b_frames=3, rotation=rotation, mirrored=mirrored)
+    frames, _ = decode_all(phone)
+    for theirs, ours in zip(decode_all(lying)[0], frames, strict=True):
+        upright = np.rot90(theirs.frame.to_ndarray(format="gray"), rotation // 90)
+        upright = upright[:, ::-1] if mirrored else upright
+        assert np.array_equal(ours.frame.to_ndarray(format="gray"), upright)
+        assert ours.frame.pict_type == theirs.frame.pict_type
+        assert (ours.height, ours.width) == (ours.frame.height, ours.frame.width) == upright.shape
+        assert (ours.frame_index, ours.pts_s, ours.ticket.position) == (theirs.frame_index, theirs.pts_s, theirs.ticket.position)
+        assert ours.frame.opaque is ours.ticket
+        picture, expected = to_picture(ours.frame), np.rot90(to_picture(theirs.frame), rotation // 90)
+        assert np.abs(picture.astype(int) - (expected[:, ::-1] if mirrored else expected)).mean() < 2
 
 
 def test_captured_at_belongs_to_the_frame_also_with_b_frames(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def take(
     damage: int | None = None,
     effort: Effort | None = None,
     late: Callable[[float], bool] | None = None,
+    line_too_long: bool = False,
     turn: AbstractContextManager[object] | None = None,
     **settings: object,
 ) -> Taken:
@@ -68,7 +69,7 @@ def take(
         return decoded.frame.to_ndarray(format="bgr24")
 
     with FileSource(config.model_copy(update={"realtime": False}), clock) as source:
-        outcomes = Outcomes(taken.tally, dropped, lambda: True, hopeless, turn or nullcontext())
+        outcomes = Outcomes(taken.tally, dropped, lambda: True, hopeless, lambda _: line_too_long, turn or nullcontext())
         intake = Intake(config, source, scale, effort, gate, clock, outcomes)
         for number, packet in enumerate(source.packets()):
             assert isinstance(packet, Packet)
@@ -327,14 +328,17 @@ def test_what_is_lossless_is_never_shed(tmp_path: Path) -> None:
     assert take(path, fps=5, decode="fast", late=lambda pts_s: True) == take(path, fps=5, decode="full")
 
 
-def test_shed_frames_tell_that_the_load_is_too_great(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line_too_long", [False, True])
+def test_shed_frames_tell_that_the_load_is_too_great_unless_their_line_is_too_long(tmp_path: Path, line_too_long: bool) -> None:
     allowance = Allowance()
     config = SourceConfig(id="cam", uri="rtsp://camera.example/hall", fps=5)
     told = []
     allowance.frame = lambda used, now_s: told.append(used)  # type: ignore[method-assign]
     path = make_video(tmp_path / "clip.mp4", 60, gop=10)
-    take(path, fps=5, realtime=True, effort=Effort(config, allowance=allowance), late=late_from_2_to_4)
-    assert told == [None] * 10
+    effort = Effort(config, allowance=allowance)
+    shed = take(path, fps=5, realtime=True, effort=effort, late=late_from_2_to_4, line_too_long=line_too_long)
+    assert shed.dropped["stale"] == 10
+    assert told == ([] if line_too_long else [None] * 10)
 
 
 def test_where_even_key_frames_are_too_many_some_are_left_out(tmp_path: Path) -> None:

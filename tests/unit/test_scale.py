@@ -67,6 +67,17 @@ def test_matrix_and_range_of_the_frame_are_used(colorspace: int, color_range: in
     assert difference(scaled, cv2.resize(picture, (320, 240), interpolation=cv2.INTER_AREA)) < 2
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "nv12", "yuv420p10le"])
+def test_a_matrix_that_cannot_be_converted_is_taken_for_the_usual_one(pixel_format: str) -> None:
+    picture = scene(640, 480)
+    frame, spec = frame_of(picture, pixel_format), InputSpec(320, 240)
+    expected, large = Scaler(spec).scale(frame), to_picture(frame)
+    for colorspace in (2, 3, 8, *range(10, 18)):  # unspecified, reserved, YCgCo, constant luminance, ICtCp ...
+        frame.colorspace = colorspace
+        assert np.array_equal(Scaler(spec).scale(frame), expected), colorspace
+        assert np.array_equal(to_picture(frame), large), colorspace
+
+
 @pytest.mark.parametrize(("resize", "top", "left"), [("letterbox_top_left", 0, 0), ("letterbox_center", 91, 0)])
 def test_letterbox(resize: str, top: int, left: int) -> None:
     spec = InputSpec(416, 416, resize=resize, pad=114)  # type: ignore[arg-type]

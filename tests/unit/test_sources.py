@@ -153,6 +153,18 @@ def test_truncated_files_are_noticed(tmp_path: Path, suffix: str) -> None:
     assert str(cut) in reading.error.reason
 
 
+def test_a_segment_of_a_recording_is_whole_although_its_times_begin_late(tmp_path: Path) -> None:
+    segment = make_video(tmp_path / "segment.mkv", 60, start_s=60)
+    assert read(segment).error is None
+    assert read(segment, SystemClock(), limit=100, loop=True).error is None
+    data = segment.read_bytes()
+    segment.write_bytes(data[: len(data) // 2])
+    reading = read(segment)
+    assert isinstance(reading.error, SourceTruncated)
+    assert "6.0 s are announced" in reading.error.reason
+    assert 5 < len(reading.frames) < 50
+
+
 GOOD = {
     "bframes.mp4": 60, "faststart.mp4": 60, "fragmented.mp4": 60, "gap_30s.mp4": 60, "gray.mkv": 60, "hevc.mp4": 60,
     "jpeg_named.mp4": 1, "long_gop.mp4": 60, "lying_box_size.mp4": 60, "lying_duration.mp4": 60, "lying_size_avc1.mp4": 60,
