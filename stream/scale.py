@@ -13,9 +13,8 @@ from stream.detectors.base import InputSpec
 from stream.frame import Uint8Array
 
 PLANAR_8_BIT = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-MATRICES = frozenset(
-    {0, 1, 4, 5, 6, 7, 9}
-)  # AVCOL_SPC of RGB, BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020: FFmpeg's scaler has these
+MATRICES = frozenset({0, 1, 4, 5, 6, 7, 9})
+"""AVCOL_SPC of RGB, BT.709, FCC, BT.601 (two), SMPTE 240M and BT.2020: those that FFmpeg's scaler has."""
 BT601 = 5  # AVCOL_SPC_BT470BG: what FFmpeg, and with it OpenCV's VideoCapture, assumes for untagged video; here for all others too
 
 
