@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -74,7 +75,8 @@ class Reconciler:
         self._cores: dict[str, float] = {}  # as an ingest actor told last
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
         self._run = uuid.uuid4().hex
-        self._roster = Roster(self._make, self._config.digest(), self._changed.set)
+        self._digest = digest_of(config, models)
+        self._roster = Roster(self._make, self._digest, self._changed.set)
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
     @property
@@ -247,11 +249,11 @@ class Reconciler:
         kind: Any  # Ray gives each actor class a type of its own
         if name.startswith(names.INGEST):
             kind, num_cpus = ray.remote(IngestActor), self._config.service.ingest_cpus
-            args: tuple[object, ...] = (name, self._config, self._models)
+            args: tuple[object, ...] = (name, self._config, self._models, self._digest)
         else:
             kind, num_cpus = ray.remote(AggregatorActor), 0.1
             classes = {detector: model.classes for detector, model in self._models.items()}
-            args = (name, self._config, classes, self._run)
+            args = (name, self._config, classes, self._run, self._digest)
         remote: Any = kind.options(
             name=name,
             namespace=names.NAMESPACE,
@@ -264,3 +266,8 @@ class Reconciler:
         )
         actor: ActorHandle[Any] = remote.remote(*args)
         return actor
+
+
+def digest_of(config: PipelineConfig, models: Mapping[str, ModelDescription]) -> str:
+    """Changes with everything that actors are made with: also with a model's file, which may be another one under the same path."""
+    return hashlib.sha256(f"{config.digest()} {sorted(models.items())}".encode()).hexdigest()

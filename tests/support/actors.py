@@ -14,7 +14,6 @@ from actors import names, reconcile, roster
 from actors.aggregator import AggregatorStatus
 from actors.ingest import IngestStatus
 from stream.aggregate import News
-from stream.config import PipelineConfig
 
 
 class Method:
@@ -39,18 +38,14 @@ class NoAnswer(Exception):
 
 
 class Actor:
-    """A named actor of a :class:`Cluster`."""
+    """A named actor of a :class:`Cluster`; the last of ``args`` is its digest."""
 
     def __init__(self, cluster: Cluster, name: str, args: tuple[Any, ...]):
         self.cluster, self.name, self.args = cluster, name, args
         self.dead = False
-        self.config_digest = Method(lambda: self._answer(self.digest))
+        self.config_digest = Method(lambda: self._answer(lambda: args[-1]))
         self.set_sources = Method(lambda *what: self._answer(lambda: cluster.tell(name, *what)))
         self.stop = Method(lambda: self._answer(lambda: cluster.stopped.append(name)))
-
-    def digest(self) -> str:
-        config: PipelineConfig = self.args[1]
-        return config.digest()
 
     def _answer(self, call: Callable[[], Any]) -> Any:
         if self.dead:

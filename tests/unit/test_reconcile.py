@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from actors import reconcile, roster
-from actors.reconcile import Reconciler
+from actors.reconcile import Reconciler, digest_of
 from actors.record import Record
 from stream.clock import SystemClock
 from stream.config import PipelineConfig, TrackerConfig
 from stream.config_file import parse_config
+from stream.detectors.base import InputSpec
+from stream.detectors.registry import ModelDescription
 from tests.support.actors import Actor, Cluster
 
 ZONE = {"name": "floor", "polygon": [[0, 0], [1, 0], [1, 1]]}
@@ -60,12 +62,14 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     monkeypatch.setattr(reconcile.Overview, "update", nothing)
     monkeypatch.setattr(Reconciler, "_keep_reconciling", nothing)
 
-    def run(scene: Callable[[Rounds], Any], cluster: Cluster | None = None, of: PipelineConfig | None = None) -> None:
+    def run(
+        scene: Callable[[Rounds], Any], cluster: Cluster | None = None, of: PipelineConfig | None = None, models: Any = None
+    ) -> None:
         async def whole() -> None:
             there = cluster or Cluster()
             there.patch(monkeypatch)
             record = Record(tmp_path / "control", SystemClock())
-            reconciler = Reconciler(of or config(tmp_path), {}, record)
+            reconciler = Reconciler(of or config(tmp_path), models or {}, record)
             rounds = Rounds(reconciler, there)
             await rounds.next()  # the actors begin
             await scene(rounds)
@@ -162,7 +166,7 @@ def test_an_actor_without_room_holds_up_nothing(play: Any, tmp_path: Path, monke
 
     range_of = {"min": 1, "max": 2, "up_after_s": 0.1, "down_after_s": 0.1}
     wanted = config(tmp_path, CAMERAS, aggregators=1, ingest_actors=range_of)
-    cluster.actors = {name: Actor(cluster, name, (name, wanted)) for name in ("ingest-0", "ingest-1")}
+    cluster.actors = {name: Actor(cluster, name, (digest_of(wanted, {}),)) for name in ("ingest-0", "ingest-1")}
     play(scene, cluster, wanted)
 
 
@@ -241,7 +245,7 @@ def test_a_new_control_finds_the_actors_and_replaces_those_of_an_older_config(pl
     cluster = Cluster()
     older = config(tmp_path).model_copy(update={"tracker": TrackerConfig(low_confidence=0.3)})
     cluster.actors = {
-        name: Actor(cluster, name, (name, of))
+        name: Actor(cluster, name, (digest_of(of, {}),))
         for name, of in {
             "aggregator-0": config(tmp_path),
             "ingest-0": config(tmp_path),
@@ -264,6 +268,39 @@ def test_a_new_control_finds_the_actors_and_replaces_those_of_an_older_config(pl
         assert cluster.read() == {"ingest-0": ["a"], "ingest-1": ["z"]}
 
     play(scene, cluster)
+
+
+PEOPLE = ModelDescription(InputSpec(352, 352), ("person", "car"), "people@sha256:aaaaaaaaaaaa")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PEOPLE._replace(model_id="people@sha256:bbbbbbbbbbbb"),
+        PEOPLE._replace(input=InputSpec(416, 416)),
+        PEOPLE._replace(input=InputSpec(352, 352, color="RGB")),
+        PEOPLE._replace(classes=("car", "person")),
+    ],
+)
+def test_actors_with_another_model_under_the_same_path_are_replaced(other: ModelDescription, play: Any) -> None:
+    cluster = Cluster()
+
+    async def first(_rounds: Rounds) -> None:
+        cluster.made.clear()
+
+    async def again(rounds: Rounds) -> None:
+        await rounds.next()
+        assert cluster.made == [], "the same model, and others"
+
+    async def then(rounds: Rounds) -> None:
+        await rounds.next()
+        everyone = ["aggregator-0", "aggregator-1", "ingest-0", "ingest-1"]
+        assert (sorted(cluster.killed), sorted(cluster.made)) == (everyone, everyone)
+        assert cluster.actors["ingest-0"].args[2] == {"people": other}
+        assert cluster.actors["aggregator-0"].args[2] == {"people": other.classes}
+
+    for scene, model in ((first, PEOPLE), (again, PEOPLE), (then, other)):
+        play(scene, cluster, models={"people": model})
 
 
 def test_nothing_goes_on_after_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
