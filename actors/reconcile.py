@@ -18,6 +18,7 @@ from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor, IngestStatus
+from actors.leftover import Leftover
 from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
@@ -73,6 +74,7 @@ class Reconciler:
         self._placing = self._stopping = False
         self._begun_s = time.monotonic()
         self._cores: dict[str, float] = {}  # as an ingest actor told last
+        self._leftover: Leftover | None = None  # not known before the first look at the folders that are there
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
         self._run = uuid.uuid4().hex
         self._digest = digest_of(config, models)
@@ -140,10 +142,13 @@ class Reconciler:
         service, rules = self._config.service, self._config.alerts
         sources = {source.id: source for source in self._config.sources}
         shard = shards(rules, sources, service.aggregators)
-        aggregators = [names.aggregator(i) for i in range(service.aggregators)]
+        current = [names.aggregator(i) for i in range(service.aggregators)]
         ingests = [names.ingest(i) for i in range(self._count_ingests())]
+        if self._leftover is None:
+            self._leftover = await asyncio.to_thread(Leftover, service.state_dir, service.aggregators)
+        aggregators = [*current, *self._leftover.names]
         self._roster.want([*aggregators, *ingests])
-        placement = self._place(aggregators, ingests)
+        placement = self._place([*current, *ingests], ingests)
         moved = {source_id for source_id, name in self.placement.items() if placement.get(source_id, name) != name}
         for source_id, name in self.placement.items():
             if placement.get(source_id) != name:  # until that actor says otherwise
@@ -177,14 +182,14 @@ class Reconciler:
             return answers
 
         # Where a rule moves a source to another aggregator, the one before keeps it for a round: frames are on their way there.
-        before, self.shards = self.shards, {source_id: aggregators[index] for source_id, index in shard.items()}
+        before, self.shards = self.shards, {source_id: current[index] for source_id, index in shard.items()}
         confirmed = self._record.confirmed
         told = [
             tell(n, [s for i, s in sources.items() if n in (self.shards[i], before.get(i))], rules, confirmed.get(n))
             for n in aggregators
         ]
         answered = {n: status for n, status in zip(aggregators, await asyncio.gather(*told), strict=True) if status is not None}
-        self.aggregates |= answered
+        self.aggregates = {name: status for name, status in (self.aggregates | answered).items() if name in aggregators}
         if moved:  # it stops where it was before it begins where it will be
             await tell_ingests(without=moved)
         answers = await tell_ingests(without=()) if self._placing else {}
@@ -197,16 +202,18 @@ class Reconciler:
             at_work = self._roster.at_work()  # one that does not answer goes on using what it used
             self._scale(sum(self._cores.get(name, 0.0) for name in ingests if name in at_work))
         await self._record.take(sources.keys(), self.sources, answered, complete=len(answered) == len(aggregators))
+        self._leftover.take(answered)
+        await asyncio.to_thread(self._leftover.put_away, self._roster.gone)
         self.faults = faults
         sources_now = [self.sources.get(source_id) or SourceStatus(source_id, "connecting") for source_id in sources]
         await self.overview.update(sources_now, [*(self._roster.there.keys() - faults.keys())], faults)
 
-    def _place(self, aggregators: Sequence[str], ingests: Sequence[str]) -> dict[str, str]:
+    def _place(self, needed: Collection[str], ingests: Sequence[str]) -> dict[str, str]:
         """Ingest actor by source id. At first nothing is placed for a while, so that not all of it is on the actor that is up
         first, nor while one that is to go may still read."""
         there = [name for name in ingests if name in self._roster.there]
         if not self._placing:
-            complete = self._roster.there.keys() >= {*aggregators, *ingests}
+            complete = self._roster.there.keys() >= set(needed)
             waited = complete or (bool(there) and time.monotonic() - self._begun_s >= FIRST_WAIT_S)
             self._placing = waited and not self._roster.ending()
         if not self._placing:

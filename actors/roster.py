@@ -83,6 +83,10 @@ class Roster:
         """All actors that may be at work."""
         return self.there.keys() | self.late() | self._ending
 
+    def gone(self, name: str) -> bool:
+        """Whether there is no actor of that name, as far as is known."""
+        return self._known is not None and name not in self._known
+
     def faults(self) -> dict[str, str]:
         """Why actors that are wanted are not there, by name."""
         now_s = time.monotonic()

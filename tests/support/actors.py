@@ -63,7 +63,7 @@ class Cluster:
         silent: names of actors that do not answer: there is no room for them, or they hang.
         told: what each actor was told, in order.
         made, stopped, killed: names, in order.
-        leaving, cores, pending: by name, what actors tell of themselves.
+        leaving, cores, pending, active: by name, what actors tell of themselves.
     """
 
     def __init__(self) -> None:
@@ -76,6 +76,7 @@ class Cluster:
         self.leaving: dict[str, list[str]] = {}
         self.cores: dict[str, float] = {}
         self.pending: dict[str, int] = {}
+        self.active: dict[str, set[str]] = {}
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take Ray's place."""
@@ -92,7 +93,8 @@ class Cluster:
         self.told.setdefault(name, []).append(what)
         if name.startswith(names.INGEST):
             return IngestStatus(self.cores.get(name, 0.0), [], self.leaving.get(name, []))
-        return AggregatorStatus(name, "", self.pending.get(name, 0), {}, {}, {}, News(("", 0, 0), (), (), frozenset(), 0))
+        news = News(("", 0, 0), (), (), frozenset(self.active.get(name, ())), 0)
+        return AggregatorStatus(name, "", self.pending.get(name, 0), {}, {}, {}, news)
 
     def read(self) -> dict[str, list[str]]:
         """Ids of the sources that each ingest actor was told last."""

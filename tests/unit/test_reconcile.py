@@ -303,6 +303,36 @@ def test_actors_with_another_model_under_the_same_path_are_replaced(other: Model
         play(scene, cluster, models={"people": model})
 
 
+def test_an_aggregator_that_is_one_too_many_ends_once_it_has_told_all(play: Any, tmp_path: Path) -> None:
+    cluster, state = Cluster(), tmp_path / "state"
+    for name in ("aggregator-1", "aggregator-4", "aggregator-4.drained-20260101T000000", "aggregator-x"):
+        (state / name).mkdir(parents=True)
+    cluster.pending, cluster.active = {"aggregator-4": 7}, {"aggregator-4": {"an alert"}}
+
+    async def scene(rounds: Rounds) -> None:
+        assert set(cluster.actors) == {"aggregator-0", "aggregator-1", "aggregator-4", "ingest-0", "ingest-1"}
+        assert (await rounds.next())["aggregator-4"] == [[]]
+        cluster.active.clear()
+        assert (await rounds.next())["aggregator-4"] == [[]]
+        cluster.pending, cluster.active = {}, {"aggregator-4": {"an alert"}}
+        assert (await rounds.next())["aggregator-4"] == [[]]
+        cluster.active.clear()
+        assert (await rounds.next())["aggregator-4"] == [[]], "its status is that of the round"
+        assert (state / "aggregator-4").is_dir()
+        assert "aggregator-4" not in (await rounds.next())
+        await rounds.next()
+        assert (cluster.stopped, cluster.killed) == (["aggregator-4"], ["aggregator-4"])
+        assert "aggregator-4" not in rounds.reconciler.aggregates
+        assert not (state / "aggregator-4").exists()
+        assert len(list(state.glob("aggregator-4.drained-*"))) == 2
+
+    async def again(rounds: Rounds) -> None:
+        assert "aggregator-4" not in (await rounds.next())
+
+    play(scene, cluster)
+    play(again, cluster)
+
+
 def test_nothing_goes_on_after_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster()
     cluster.silent = {"ingest-1"}
