@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor, IngestStatus
 from actors.leftover import Leftover
+from actors.mandate import Mandate
 from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
@@ -71,20 +71,20 @@ class Reconciler:
         self._leaving: dict[str, list[str]] = {}  # by ingest actor: what it is to read no more but may not have ended yet
         self._asked_s: dict[str, float] = {}  # since when an actor's answer is awaited
         self._changed = asyncio.Event()
-        self._placing = self._stopping = False
+        self._placing = self._stopping = self._superseded = False
         self._begun_s = time.monotonic()
         self._cores: dict[str, float] = {}  # as an ingest actor told last
         self._leftover: Leftover | None = None  # not known before the first look at the folders that are there
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
-        self._run = uuid.uuid4().hex
+        self._mandate = Mandate(service.state_dir / "control", ray.get_runtime_context().gcs_address)
         self._digest = digest_of(config, models)
-        self._roster = Roster(self._make, self._digest, self._changed.set)
+        self._roster = Roster(self._make, self._digest, self._changed.set, self._mandate.held)
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
     @property
     def alive(self) -> bool:
-        """False once the loop has ended by itself."""
-        return self._stopping or not self._loop.done()
+        """False once the loop has ended by itself, other than for a younger Control."""
+        return self._stopping or self._superseded or not self._loop.done()
 
     def silent(self) -> dict[str, str]:
         """Actors whose answer is overdue, by name, and for how long."""
@@ -124,10 +124,12 @@ class Reconciler:
         with contextlib.suppress(asyncio.CancelledError):
             await self._loop
         await self._roster.close()
-        await end_actors()
+        if await asyncio.to_thread(self._mandate.held):
+            await end_actors()
 
     async def _keep_reconciling(self) -> None:
-        while True:
+        await asyncio.to_thread(self._mandate.take)
+        while await asyncio.to_thread(self._mandate.held):
             try:
                 await self._reconcile()
             except Exception as error:
@@ -136,6 +138,10 @@ class Reconciler:
                 self.overview.metrics.reconcile_failed()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RECONCILE_S)
+        logger.info("a younger Control has begun: this one leaves the actors to it, and serves what has been asked of it")
+        self._superseded = True
+        self.faults = {"control": "a younger one has begun"}
+        await self._roster.close()
 
     async def _reconcile(self) -> None:
         self._changed.clear()
@@ -260,7 +266,7 @@ class Reconciler:
         else:
             kind, num_cpus = ray.remote(AggregatorActor), 0.1
             classes = {detector: model.classes for detector, model in self._models.items()}
-            args = (name, self._config, classes, self._run, self._digest)
+            args = (name, self._config, classes, self._mandate.run, self._digest)
         remote: Any = kind.options(
             name=name,
             namespace=names.NAMESPACE,

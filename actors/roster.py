@@ -34,11 +34,18 @@ class Roster:
         make: gives the actor of a name: the one that is there, or a new one, which need not have begun.
         digest: that of the config and models that the actors should have been made with.
         on_change: called when an actor has come or gone.
+        mandated: whether actors may be ended; asked on another thread.
     """
 
-    def __init__(self, make: Callable[[str], ActorHandle[Any]], digest: str, on_change: Callable[[], None]):
+    def __init__(
+        self,
+        make: Callable[[str], ActorHandle[Any]],
+        digest: str,
+        on_change: Callable[[], None],
+        mandated: Callable[[], bool],
+    ):
         self.there: dict[str, ActorHandle[Any]] = {}
-        self._make, self._digest, self._on_change = make, digest, on_change
+        self._make, self._digest, self._on_change, self._mandated = make, digest, on_change, mandated
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is being done about an actor
         self._ending: set[str] = set()  # of those with a task: the ones that are on their way out, also to be replaced
         self._known: set[str] | None = None  # every name that may have an actor in the cluster
@@ -127,6 +134,8 @@ class Roster:
             actor = self._make(name)
             digest = await answer(actor.config_digest.remote(), START_TIMEOUT_S)
             if digest != self._digest:
+                if not await asyncio.to_thread(self._mandated):
+                    return  # it is that of a younger Control
                 logger.info("an actor of an older config is replaced", of=name)
                 self._ending.add(name)
                 await _end(actor)  # the next round makes the new one, once the name is free
@@ -145,6 +154,8 @@ class Roster:
             self._on_change()
 
     async def _end(self, name: str) -> None:
+        if not await asyncio.to_thread(self._mandated):
+            return
         actor = self.there.pop(name, None) or _find(name)
         if actor is not None:
             await _end(actor)

@@ -59,6 +59,7 @@ class Cluster:
     """What the reconciler sees of Ray.
 
     Attributes:
+        address: of the cluster.
         actors: by name.
         silent: names of actors that do not answer: there is no room for them, or they hang.
         told: what each actor was told, in order.
@@ -67,6 +68,7 @@ class Cluster:
     """
 
     def __init__(self) -> None:
+        self.address = "127.0.0.1:6379"
         self.actors: dict[str, Actor] = {}
         self.silent: set[str] = set()
         self.told: dict[str, list[tuple[Any, ...]]] = {}
@@ -85,6 +87,7 @@ class Cluster:
             kill=self._kill,
             get_actor=self._get,
             util=SimpleNamespace(list_named_actors=self._list),
+            get_runtime_context=lambda: SimpleNamespace(gcs_address=self.address),
         )
         monkeypatch.setattr(reconcile, "ray", fake)
         monkeypatch.setattr(roster, "ray", fake)

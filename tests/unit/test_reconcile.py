@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors import reconcile, roster
+from actors.mandate import Mandate
 from actors.reconcile import Reconciler, digest_of
 from actors.record import Record
 from stream.clock import SystemClock
@@ -352,3 +353,57 @@ def test_nothing_goes_on_after_the_stop(tmp_path: Path, monkeypatch: pytest.Monk
         record.close()
 
     asyncio.run(whole())
+
+
+def test_of_two_controls_the_younger_one_has_the_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while Serve replaces the replica and a live view keeps the old one; and then the new one is restarted."""
+    cluster = Cluster()
+    cluster.patch(monkeypatch)
+    monkeypatch.setattr(reconcile.Overview, "update", nothing)
+    monkeypatch.setattr(reconcile, "RECONCILE_S", 0.05)
+    older, newer = config(tmp_path), config(tmp_path).model_copy(update={"tracker": TrackerConfig(low_confidence=0.3)})
+    everyone = ["aggregator-0", "aggregator-1", "ingest-0", "ingest-1"]
+
+    async def whole() -> None:
+        records = [Record(tmp_path / f"control{i}", SystemClock()) for i in range(4)]
+        old = Reconciler(older, {}, records[0])
+        await asyncio.sleep(0.5)
+        assert cluster.made == everyone
+        new = Reconciler(newer, {}, records[1])
+        await asyncio.sleep(1)
+        assert sorted(cluster.killed) == everyone, "they end each other's actors"
+        assert sorted(cluster.made) == sorted(everyone * 2)
+        assert {actor.args[-1] for actor in cluster.actors.values()} == {digest_of(newer, {})}
+        assert (old.alive, old.faults) == (True, {"control": "a younger one has begun"})
+        assert (new.alive, new.faults) == (True, {})
+        await old.stop()
+        assert sorted(cluster.actors) == everyone
+
+        again = Reconciler(newer, {}, records[2])
+        await asyncio.sleep(0.5)
+        assert (again.faults, new.faults) == ({}, {"control": "a younger one has begun"})
+        assert len(cluster.made) == 8
+        cluster.address = "127.0.0.1:6380"
+        elsewhere = Reconciler(newer, {}, records[3])
+        await asyncio.sleep(0.5)
+        assert again.faults == {}, "one of another cluster has other actors"
+        elsewhere._loop.cancel()
+        await new.stop()
+        await again.stop()
+        assert cluster.actors == {}
+        for record in records:
+            record.close()
+
+    asyncio.run(whole())
+
+
+def test_a_control_that_cannot_write_looks_after_the_actors(tmp_path: Path) -> None:
+    folder = tmp_path / "control"
+    older = Mandate(folder, "cluster")
+    older.take()
+    younger = Mandate(folder / "run", "cluster")  # no folder
+    younger.take()
+    assert younger.held()
+    assert older.held()
+    (folder / "run").unlink()
+    assert older.held(), "nobody else is named"
