@@ -68,14 +68,15 @@ class AggregatorActor:
         config: the whole config; sources and rules are set by Control.
         classes: class names by detector.
         run: names one start of the service; a restarted actor gets the same one.
+        digest: of what it is made with.
     """
 
-    def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]], run: str):
+    def __init__(self, name: str, config: PipelineConfig, classes: dict[str, tuple[str, ...]], run: str, digest: str):
         configure_process(config.service.logs, actor=name)
         folder = config.service.state_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         self._name = name
-        self._digest = config.digest()
+        self._digest = digest
         self._config, self._classes, self._run, self._folder = config, classes, run, folder
         self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
         self._ray_metrics = RayMetrics(self._metrics, name)
@@ -152,7 +153,7 @@ class AggregatorActor:
         return self.process(*arguments) if method == "process" else self.progress(*arguments)
 
     def config_digest(self) -> str:
-        """Digest of the config that this actor was made with."""
+        """Digest of the config and models that this actor was made with."""
         return self._digest
 
     def metrics(self) -> bytes:

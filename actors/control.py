@@ -62,6 +62,6 @@ class Control:
 
     async def stop(self) -> None:
         """Stop all actors; for ``framewatch up``."""
-        self._backend.stopping.set()
+        self._backend.close()
         await self._reconciler.stop()
         self._backend.record.close()

@@ -44,12 +44,13 @@ class IngestActor:
         name: of this actor.
         config: the whole config; sources are set by Control.
         models: by detector.
+        digest: of what it is made with.
     """
 
-    def __init__(self, name: str, config: PipelineConfig, models: dict[str, ModelDescription]):
+    def __init__(self, name: str, config: PipelineConfig, models: dict[str, ModelDescription], digest: str):
         configure_process(config.service.logs, actor=name)
         self._metrics = Metrics(config.slo.latency_ms / 1000, config.metrics)
-        self._digest = config.digest()
+        self._digest = digest
         self._ray_metrics = RayMetrics(self._metrics, name)
         self._shards: Mapping[str, int] = {}
         self._aggregators = config.service.aggregators
@@ -95,7 +96,7 @@ class IngestActor:
         return self._used_cores
 
     def config_digest(self) -> str:
-        """Digest of the config that this actor was made with."""
+        """Digest of the config and models that this actor was made with."""
         return self._digest
 
     def metrics(self) -> bytes:

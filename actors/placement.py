@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from stream.rules import AlertRule, CrowdRule
 
 
-def place(sources: Mapping[str, float], actors: Sequence[str], current: Mapping[str, str]) -> dict[str, str]:
+def place(
+    sources: Mapping[str, float], actors: Sequence[str], current: Mapping[str, str], late: Collection[str] = ()
+) -> dict[str, str]:
     """Assign every source to an ingest actor.
 
     A source stays where it is while its actor is there, unless that actor carries more than the least loaded one by at
@@ -16,12 +18,17 @@ def place(sources: Mapping[str, float], actors: Sequence[str], current: Mapping[
 
     Args:
         sources: load by source id, in any unit (analysed frames per second, say).
-        actors: names of the living ingest actors, at least one.
+        actors: names of the ingest actors that are there.
         current: actor by source id, as placed before.
+        late: ingest actors that do not answer but may be at work: they keep their sources, and get no others.
 
     Returns:
-        Actor by source id.
+        Actor by source id, but for sources that there is no actor for.
     """
+    kept = {source: actor for source, actor in current.items() if source in sources and actor in late}
+    if not actors:
+        return kept
+    sources = {source: load for source, load in sources.items() if source not in kept}
     placed = {source: actor for source, actor in current.items() if source in sources and actor in actors}
     loads = dict.fromkeys(actors, 0.0)
     for source, actor in placed.items():
@@ -36,7 +43,7 @@ def place(sources: Mapping[str, float], actors: Sequence[str], current: Mapping[
             placed[source] = there
             loads[here] -= sources[source]
             loads[there] += sources[source]
-    return placed
+    return placed | kept
 
 
 def shards(rules: Sequence[AlertRule], source_ids: Collection[str], count: int) -> dict[str, int]:

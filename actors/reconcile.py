@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
-import uuid
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -17,9 +17,12 @@ from actors import names
 from actors.aggregator import AggregatorActor, AggregatorStatus
 from actors.autoscaling import Steady, ingest_actors
 from actors.ingest import IngestActor, IngestStatus
+from actors.leftover import Leftover
+from actors.mandate import Mandate
 from actors.overview import Overview
 from actors.placement import place, shards
 from actors.record import Record
+from actors.roster import CALL_TIMEOUT_S, Roster, answer, end_actors, named_actors
 from stream.access import AccessConfig
 from stream.config import PipelineConfig, SourceConfig
 from stream.detectors.registry import ModelDescription
@@ -31,11 +34,9 @@ from stream.worker import SourceStatus
 logger = get_logger(__name__)
 
 RECONCILE_S = 1.0
-CALL_TIMEOUT_S = 15.0
+FIRST_WAIT_S = 10.0  # an actor is up after about 3 s, on a busy machine after 8
 OVERDUE_S = 5.0  # an actor that has not answered for so long is told of
 SCRAPE_TIMEOUT_S = 5.0  # Prometheus waits 10 s by default, and the other actors' metrics are worth something too
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
 ASSUMED_FPS = 25.0  # load of a source of which every frame is analysed
 
 
@@ -67,19 +68,23 @@ class Reconciler:
         self.aggregates: dict[str, AggregatorStatus] = {}
         self.faults: dict[str, str] = {"control": "starting"}
         self.overview = Overview(config)
-        self._actors: dict[str, ActorHandle[Any]] = {}
-        self._leaving: dict[str, list[str]] = {}  # by ingest actor: what it reads no more but has not ended yet
+        self._leaving: dict[str, list[str]] = {}  # by ingest actor: what it is to read no more but may not have ended yet
         self._asked_s: dict[str, float] = {}  # since when an actor's answer is awaited
         self._changed = asyncio.Event()
-        self._tidied = self._stopping = False
+        self._placing = self._stopping = self._superseded = False
+        self._begun_s = time.monotonic()
+        self._cores: dict[str, float] = {}  # as an ingest actor told last
+        self._leftover: Leftover | None = None  # not known before the first look at the folders that are there
         self._ingest_count: Steady | None = None  # not known before the first look at the actors that are there
-        self._run = uuid.uuid4().hex
+        self._mandate = Mandate(service.state_dir / "control", ray.get_runtime_context().gcs_address)
+        self._digest = digest_of(config, models)
+        self._roster = Roster(self._make, self._digest, self._changed.set, self._mandate.held)
         self._loop = asyncio.get_running_loop().create_task(self._keep_reconciling())
 
     @property
     def alive(self) -> bool:
-        """False once the loop has ended by itself."""
-        return self._stopping or not self._loop.done()
+        """False once the loop has ended by itself, other than for a younger Control."""
+        return self._stopping or self._superseded or not self._loop.done()
 
     def silent(self) -> dict[str, str]:
         """Actors whose answer is overdue, by name, and for how long."""
@@ -98,16 +103,16 @@ class Reconciler:
             RayError: it does not; also where there is no such actor at present.
             TimeoutError: not in time.
         """
-        actor = self._actors.get(name)
+        actor = self._roster.there.get(name)
         if actor is None:
             raise ActorUnavailableError(f"{name} is not there at present", None)
-        return await _answer(getattr(actor, method).remote(*what), timeout_s)
+        return await answer(getattr(actor, method).remote(*what), timeout_s)
 
     async def metrics(self) -> dict[str, bytes]:
         """OpenMetrics text by actor, of those that answer, and of Control itself."""
-        actors = dict(self._actors)
+        actors = dict(self._roster.there)
         answers = await asyncio.gather(
-            *(_answer(actor.metrics.remote(), SCRAPE_TIMEOUT_S) for actor in actors.values()), return_exceptions=True
+            *(answer(actor.metrics.remote(), SCRAPE_TIMEOUT_S) for actor in actors.values()), return_exceptions=True
         )
         found = {name: text for name, text in zip(actors, answers, strict=True) if isinstance(text, bytes)}
         return {names.CONTROL: self.overview.metrics.expose()} | found
@@ -118,10 +123,13 @@ class Reconciler:
         self._loop.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._loop
-        await end_actors()
+        await self._roster.close()
+        if await asyncio.to_thread(self._mandate.held):
+            await end_actors()
 
     async def _keep_reconciling(self) -> None:
-        while True:
+        await asyncio.to_thread(self._mandate.take)
+        while await asyncio.to_thread(self._mandate.held):
             try:
                 await self._reconcile()
             except Exception as error:
@@ -130,33 +138,43 @@ class Reconciler:
                 self.overview.metrics.reconcile_failed()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RECONCILE_S)
+        logger.info("a younger Control has begun: this one leaves the actors to it, and serves what has been asked of it")
+        self._superseded = True
+        self.faults = {"control": "a younger one has begun"}
+        await self._roster.close()
 
     async def _reconcile(self) -> None:
         self._changed.clear()
         service, rules = self._config.service, self._config.alerts
         sources = {source.id: source for source in self._config.sources}
         shard = shards(rules, sources, service.aggregators)
-        aggregators = [names.aggregator(i) for i in range(service.aggregators)]
+        current = [names.aggregator(i) for i in range(service.aggregators)]
         ingests = [names.ingest(i) for i in range(self._count_ingests())]
-        loads = {source.id: source.fps or ASSUMED_FPS for source in sources.values()}
-        placement = place(loads, ingests, self.placement)
+        if self._leftover is None:
+            self._leftover = await asyncio.to_thread(Leftover, service.state_dir, service.aggregators)
+        aggregators = [*current, *self._leftover.names]
+        self._roster.want([*aggregators, *ingests])
+        placement = self._place([*current, *ingests], ingests)
         moved = {source_id for source_id, name in self.placement.items() if placement.get(source_id, name) != name}
+        for source_id, name in self.placement.items():
+            if placement.get(source_id) != name:  # until that actor says otherwise
+                self._leaving.setdefault(name, []).append(source_id)
         self.placement = placement
-        if not self._tidied:  # there may be actors of an older config that had more of them, or more than are needed now
-            await end_actors(but=[*aggregators, *ingests])
-            self._actors = {name: actor for name, actor in self._actors.items() if name in aggregators + ingests}
-            self._tidied = True
-        faults: dict[str, str] = {}
+        faults = self._roster.faults()
 
         async def tell(name: str, *what: object) -> Any:
+            if name not in self._roster.there:
+                return None
             try:
                 return await self._tell(name, *what)
             except (RayError, TimeoutError) as error:
-                self._actors.pop(name, None)  # it may be gone for good: look it up, or make it, again
+                self._roster.lose(name, error)
                 faults[name] = reason(error)
 
-        async def tell_ingests(without: Collection[str]) -> list[IngestStatus | None]:
+        async def tell_ingests(without: Collection[str]) -> dict[str, IngestStatus]:
             """Each one its sources, but for these; no source is read twice, so it must have ended wherever it was before."""
+            at_work = self._roster.at_work()
+            self._leaving = {name: ids for name, ids in self._leaving.items() if name in at_work}
 
             def read_by(name: str) -> list[SourceConfig]:
                 elsewhere = {i for other, ids in self._leaving.items() if other != name for i in ids}
@@ -164,36 +182,50 @@ class Reconciler:
                 # Zones and lines are the aggregators' concern: a change of them opens no camera anew.
                 return [sources[i].model_copy(update={"zones": [], "lines": []}) for i in mine]
 
-            answers = await asyncio.gather(*(tell(name, read_by(name), shard, rules) for name in ingests))
-            known = self._leaving
-            self._leaving = {n: a.leaving if a else known.get(n, []) for n, a in zip(ingests, answers, strict=True)}
+            told = await asyncio.gather(*(tell(name, read_by(name), shard, rules) for name in ingests))
+            answers = {name: status for name, status in zip(ingests, told, strict=True) if status is not None}
+            self._leaving |= {name: status.leaving for name, status in answers.items()}
             return answers
 
         # Where a rule moves a source to another aggregator, the one before keeps it for a round: frames are on their way there.
-        before, self.shards = self.shards, {source_id: aggregators[index] for source_id, index in shard.items()}
+        before, self.shards = self.shards, {source_id: current[index] for source_id, index in shard.items()}
         confirmed = self._record.confirmed
         told = [
             tell(n, [s for i, s in sources.items() if n in (self.shards[i], before.get(i))], rules, confirmed.get(n))
             for n in aggregators
         ]
         answered = {n: status for n, status in zip(aggregators, await asyncio.gather(*told), strict=True) if status is not None}
-        self.aggregates |= answered
+        self.aggregates = {name: status for name, status in (self.aggregates | answered).items() if name in aggregators}
         if moved:  # it stops where it was before it begins where it will be
             await tell_ingests(without=moved)
-        answers = [answer for answer in await tell_ingests(without=()) if answer is not None]
-        for answer in answers:
-            self.sources |= {status.source_id: status for status in answer.sources}
+        answers = await tell_ingests(without=()) if self._placing else {}
+        for status in answers.values():
+            self.sources |= {one.source_id: one for one in status.sources}
         wanted = {source.id for source in self._config.sources}  # by now
         self.sources = {source_id: status for source_id, status in self.sources.items() if source_id in wanted}
-        if len(answers) == len(ingests):  # else it is not known what all of them use
-            self._scale(sum(answer.cores for answer in answers))
+        if self._placing:
+            self._cores |= {name: status.cores for name, status in answers.items()}
+            at_work = self._roster.at_work()  # one that does not answer goes on using what it used
+            self._scale(sum(self._cores.get(name, 0.0) for name in ingests if name in at_work))
         await self._record.take(sources.keys(), self.sources, answered, complete=len(answered) == len(aggregators))
-        for name, why in faults.items():
-            if name not in self.faults:
-                logger.warning("an actor does not answer", of=name, reason=why)
+        self._leftover.take(answered)
+        await asyncio.to_thread(self._leftover.put_away, self._roster.gone)
         self.faults = faults
         sources_now = [self.sources.get(source_id) or SourceStatus(source_id, "connecting") for source_id in sources]
-        await self.overview.update(sources_now, [*(self._actors.keys() - faults.keys())], faults)
+        await self.overview.update(sources_now, [*(self._roster.there.keys() - faults.keys())], faults)
+
+    def _place(self, needed: Collection[str], ingests: Sequence[str]) -> dict[str, str]:
+        """Ingest actor by source id. At first nothing is placed for a while, so that not all of it is on the actor that is up
+        first, nor while one that is to go may still read."""
+        there = [name for name in ingests if name in self._roster.there]
+        if not self._placing:
+            complete = self._roster.there.keys() >= set(needed)
+            waited = complete or (bool(there) and time.monotonic() - self._begun_s >= FIRST_WAIT_S)
+            self._placing = waited and not self._roster.ending()
+        if not self._placing:
+            return {}
+        loads = {source.id: source.fps or ASSUMED_FPS for source in self._config.sources}
+        return place(loads, there, self.placement, self._roster.late() & set(ingests))
 
     def _count_ingests(self) -> int:
         """How many ingest actors there should be; at first, as many as this Reconciler finds at work, within the range."""
@@ -210,30 +242,31 @@ class Reconciler:
         scaling, use = service.ingest_actors, cores / (service.ingest_cpus or 1.0)
         assert count is not None
         before = count.value
-        after = count.follow(ingest_actors(use, before, scaling.min, scaling.max), time.monotonic())
+        wanted = ingest_actors(use, before, scaling.min, scaling.max)
+        if wanted < before and not self._roster.there.keys() >= {names.ingest(i) for i in range(wanted)}:
+            wanted = before  # those that would stay have to be there
+        after = count.follow(wanted, time.monotonic())
         if after != before:
             logger.info("number of ingest actors", actors=after, before=before, used_cores=round(cores, 2))
-            self._tidied = self._tidied and after > before  # those that are too many stop before others read their sources
 
     async def _tell(self, name: str, *what: object) -> Any:
         """Give an actor its sources; returns how it is."""
         self._asked_s[name] = time.monotonic()
         try:
-            actor = self._actors.get(name) or await self._make(name)
-            return await _answer(actor.set_sources.remote(*what))
+            return await answer(self._roster.there[name].set_sources.remote(*what))
         finally:
             del self._asked_s[name]
 
-    async def _make(self, name: str) -> ActorHandle[Any]:
-        """The named actor: found, made, or made anew where it runs an older config."""
+    def _make(self, name: str) -> ActorHandle[Any]:
+        """The named actor: found or made."""
         kind: Any  # Ray gives each actor class a type of its own
         if name.startswith(names.INGEST):
             kind, num_cpus = ray.remote(IngestActor), self._config.service.ingest_cpus
-            args: tuple[object, ...] = (name, self._config, self._models)
+            args: tuple[object, ...] = (name, self._config, self._models, self._digest)
         else:
             kind, num_cpus = ray.remote(AggregatorActor), 0.1
             classes = {detector: model.classes for detector, model in self._models.items()}
-            args = (name, self._config, classes, self._run)
+            args = (name, self._config, classes, self._mandate.run, self._digest)
         remote: Any = kind.options(
             name=name,
             namespace=names.NAMESPACE,
@@ -245,37 +278,9 @@ class Reconciler:
             scheduling_strategy="SPREAD",  # over the nodes: each brings cores, and shared memory to the replicas on it
         )
         actor: ActorHandle[Any] = remote.remote(*args)
-        if await _answer(actor.config_digest.remote(), START_TIMEOUT_S) != self._config.digest():
-            logger.info("an actor of an older config is replaced", of=name)
-            await _end(actor)
-            await asyncio.sleep(RECONCILE_S)  # until its name is free
-            actor = remote.remote(*args)
-        self._actors[name] = actor
         return actor
 
 
-def named_actors() -> list[str]:
-    """Names of this cluster's framewatch actors."""
-    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == names.NAMESPACE]
-
-
-async def end_actors(but: Collection[str] = ()) -> None:
-    """Stop the actors of this cluster's framewatch, except those named: ingest actors first, so that what they have read
-    passes through, then aggregators."""
-    for prefix in (names.INGEST, names.AGGREGATOR):
-        actors = []
-        for name in named_actors():
-            if name.startswith(prefix) and name not in but:
-                with contextlib.suppress(ValueError):  # it has just ended
-                    actors.append(ray.get_actor(name, names.NAMESPACE))
-        await asyncio.gather(*map(_end, actors))
-
-
-async def _end(actor: ActorHandle[Any]) -> None:
-    with contextlib.suppress(RayError, TimeoutError):
-        await _answer(actor.stop.remote(), STOP_TIMEOUT_S)
-    ray.kill(actor)
-
-
-async def _answer(reference: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
-    return await asyncio.wait_for(asyncio.ensure_future(reference), timeout_s)
+def digest_of(config: PipelineConfig, models: Mapping[str, ModelDescription]) -> str:
+    """Changes with everything that actors are made with: also with a model's file, which may be another one under the same path."""
+    return hashlib.sha256(f"{config.digest()} {sorted(models.items())}".encode()).hexdigest()

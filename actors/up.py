@@ -22,7 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from actors import names
 from actors.app import build_config
 from actors.cluster import start
-from actors.reconcile import end_actors
+from actors.roster import end_actors
 from stream.config import PipelineConfig
 from stream.errors import ConfigError, FramewatchError
 from stream.redact import reason, redact

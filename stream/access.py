@@ -193,6 +193,15 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def reaches_here(host: str) -> bool:
+    """True for an address that leads a client to this machine: of loopback, and of no interface (``0.0.0.0``, ``::``), which a
+    service that listens on all of them has in its config."""
+    try:
+        return is_loopback(host) or ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
         return ipaddress.ip_network(entry, strict=False)

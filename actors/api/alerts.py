@@ -21,6 +21,7 @@ from stream.evidence.store import open_evidence
 from stream.redact import reason
 
 MAX_EVIDENCE_BYTES = 64 * 2**20
+STORE_S = 20.0  # a clip of 64 MiB over 30 Mbit/s
 
 router = APIRouter(prefix="/v1/alerts", tags=["alerts"])
 
@@ -138,7 +139,10 @@ async def _evidence(alert_id: str, kind: Literal["picture", "clip"], backend: Ba
     url = (alert.evidence or {}).get(kind)
     if not url:
         raise Problem(404, f"the rule {alert.event.rule!r} asked for no {kind}")
-    data = await asyncio.to_thread(_read, backend.config.evidence, url)
+    try:
+        data = await backend.store.call(_read, backend.config.evidence, url, timeout_s=STORE_S)
+    except TimeoutError:
+        raise Problem(503, f"the store of evidence did not answer within {STORE_S:g} s", headers={"Retry-After": "5"}) from None
     if data is None:
         raise Problem(404, f"the {kind} is not there yet, or it has expired")
     return Response(data, media_type=CONTENT_TYPE[kind], headers={"Cache-Control": "private, max-age=3600"})

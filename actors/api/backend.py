@@ -12,6 +12,7 @@ from fastapi import Depends
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import HTTPConnection
 
+from actors.api.aside import Aside
 from actors.api.problems import Problem
 from actors.api.turn import Turn
 from actors.desired import Changes, Desired
@@ -26,6 +27,8 @@ from stream.errors import Fault
 from stream.logs import get_logger
 
 logger = get_logger(__name__)
+
+STORE_THREADS = RESOLVE_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Backend:
         record: history and alerts.
         live: the pictures that are watched.
         turn: for pictures that are sent for detection.
+        store: for what is read out of the store of evidence.
+        resolver: for names of hosts.
         guard: who may ask.
         started_at: POSIX seconds.
         stopping: set when the service stops, for answers that would go on for ever.
@@ -85,6 +90,7 @@ class Backend:
         self.reconciler, self.record = reconciler, record
         self.live = Live(reconciler.ask, lambda: reconciler.placement, lambda: reconciler.shards)
         self.turn = Turn()
+        self.store, self.resolver = Aside("evidence", STORE_THREADS), Aside("resolve", RESOLVE_THREADS)
         service = desired.config.service
         self.guard = Guard(service.access, service.state_dir, SystemClock())
         self.started_at = time.time()
@@ -126,6 +132,12 @@ class Backend:
         """Make the sources and rules of ``config`` those that are wanted, but for the file of changes."""
         self.config = config
         self.reconciler.set_wanted(config.sources, config.alerts)
+
+    def close(self) -> None:
+        """End the threads, and those answers that would go on for ever."""
+        self.stopping.set()
+        self.store.close()
+        self.resolver.close()
 
 
 def _parties(faults: Sequence[Fault], config: PipelineConfig) -> str:

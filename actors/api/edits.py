@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
@@ -168,8 +167,7 @@ async def _check_reach(source: SourceConfig, known: SourceConfig | None, backend
     if known is not None and (source.uri, source.kafka) == (known.uri, known.kafka):
         return
     try:
-        async with asyncio.timeout(RESOLVE_S):
-            faults = await asyncio.to_thread(reach_faults, source, backend.config.service.access)
+        faults = await backend.resolver.call(reach_faults, source, backend.config.service.access, timeout_s=RESOLVE_S)
     except TimeoutError:
         faults = [Fault("uri", f"its host was not resolved within {RESOLVE_S:g} s")]
     if faults:

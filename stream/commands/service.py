@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from stream.access import TOKEN_FILE, is_loopback
+from stream.access import TOKEN_FILE, reaches_here
 from stream.client import DEFAULT_URL, Client
 from stream.commands.finite import Finite
 from stream.config import PipelineConfig
@@ -69,7 +69,7 @@ def find_token(url: str, token_file: Path | None, config: PipelineConfig | None)
         tokens = config.service.access.tokens
         return next((one.token for one in tokens if one.role == "operator"), tokens[0].token)
     kept = (config.service.state_dir if config else DEFAULT_STATE_DIR) / TOKEN_FILE
-    if is_loopback(urlsplit(url).hostname or "") and kept.is_file():
+    if reaches_here(urlsplit(url).hostname or "") and kept.is_file():
         return kept.read_text(encoding="utf-8").strip()
     return None
 

@@ -1,12 +1,19 @@
 """The API's frame: access to every route, problems for every error, no secret in any answer."""
 
-from collections.abc import Iterator
+import asyncio
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
+from actors.api import alerts, edits
+from stream.events import AlertEvent
 from tests.support.api import OPERATOR, VIEWER, Client, app_of, config_of
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -152,3 +159,78 @@ def test_readiness_names_what_is_missing(app: FastAPI, anonymous: Client) -> Non
         reconciler.faults, reconciler.overview.replicas = {}, {"people": 1}
     reasons = ["ingest-0: it died", "detector people: no replica is at work"]
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": reasons})
+
+
+MANY = 40  # more than the default executor of any machine that runs these tests has threads
+
+
+def together(app: FastAPI, scene: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    """Run a scene with a client that may ask several things at once."""
+
+    async def whole() -> None:
+        transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {OPERATOR}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
+            await scene(client)
+
+    asyncio.run(whole())
+
+
+def alert_with_picture() -> AlertEvent:
+    at, what = datetime.now(UTC), {"rule": "crowd", "type": "crowd", "state": "raised", "severity": "warning", "zone": "floor"}
+    ids = {"event_id": uuid.uuid4().hex, "alert_id": uuid.uuid4().hex, "source_id": "hall"}
+    links = {"picture": "alerts/hall.jpg", "clip": None}
+    return AlertEvent(**what, **ids, value=5, threshold=3, raised_at=at, at=at, evidence=links)  # type: ignore[arg-type]
+
+
+def test_a_store_that_hangs_holds_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, begun = threading.Event(), []
+
+    def hang(*_: object) -> None:
+        begun.append(threading.current_thread().name)
+        assert goes_on.wait(30)
+
+    monkeypatch.setattr(alerts, "_read", hang)
+    monkeypatch.setattr(alerts, "STORE_S", 1.0, raising=False)
+    app = app_of(config_of() | {"evidence": {"url": "alerts"}}, tmp_path)
+    backend, alert = app.state.backend, alert_with_picture()
+    backend.record.alerts.add([alert])
+
+    async def scene(client: httpx.AsyncClient) -> None:
+        asked = [asyncio.create_task(client.get(f"/v1/alerts/{alert.alert_id}/picture")) for _ in range(MANY)]
+        await asyncio.sleep(0.3)
+        try:
+            async with asyncio.timeout(5):
+                assert (await client.patch("/v1/sources/hall", json={"fps": 4})).status_code == 200
+                await asyncio.to_thread(int)  # as Control's rounds do
+                for answer in await asyncio.gather(*asked):
+                    assert "did not answer within 1 s" in assert_problem(answer, 503)["detail"]
+        finally:
+            goes_on.set()
+            for one in asked:
+                one.cancel()
+
+    together(app, scene)
+    assert len(begun) == 2, "what nobody waits for any more began"
+    backend.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(backend.store.call(int, timeout_s=1))
+
+
+def test_a_name_that_is_not_resolved_holds_up_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(edits, "reach_faults", lambda *_: goes_on.wait(30) and [])
+    monkeypatch.setattr(edits, "RESOLVE_S", 0.2)
+    app = app_of(config_of(), tmp_path)
+
+    async def scene(client: httpx.AsyncClient) -> None:
+        try:
+            added = [client.post("/v1/sources", json={"id": f"c{i}", "uri": "rtsp://slow.example/1"}) for i in range(MANY)]
+            for answer in await asyncio.gather(*added):
+                assert assert_problem(answer, 422)["errors"][0]["reason"] == "its host was not resolved within 0.2 s"
+            async with asyncio.timeout(5):
+                await asyncio.to_thread(int)
+        finally:
+            goes_on.set()
+
+    together(app, scene)
+    app.state.backend.close()

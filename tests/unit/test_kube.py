@@ -228,21 +228,44 @@ def test_compose_publishes_on_loopback_only(compose: Any) -> None:
     assert (KUBE / build["context"] / build["dockerfile"]).resolve() == KUBE / "Dockerfile"
 
 
-def instructions() -> list[list[str]]:
-    text = (KUBE / "Dockerfile").read_text()
+def instructions(text: str | None = None) -> list[list[str]]:
+    """Those of a Dockerfile (None: the image's)."""
+    if text is None:
+        text = (KUBE / "Dockerfile").read_text()
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [shlex.split(line, posix=False) for line in lines if line and not line.startswith("#")]
 
 
+def copied(dockerfile: list[list[str]]) -> list[str]:
+    """What a Dockerfile takes out of its context."""
+    return [source for words in dockerfile if words[0] == "COPY" and not words[1].startswith("--from") for source in words[1:-1]]
+
+
+def sent_to_docker() -> set[str]:
+    """What of the repository is in the context."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    return {line[1:] for line in lines if line.startswith("!")}
+
+
 def test_dockerfile_copies_files_that_exist_and_are_in_its_context() -> None:
-    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    copied = [
-        source for words in instructions() if words[0] == "COPY" and not words[1].startswith("--from") for source in words[1:-1]
-    ]
-    assert {"pyproject.toml", "stream", "actors"} <= set(copied)
-    for source in copied:
+    sources = copied(instructions())
+    assert {"pyproject.toml", "stream", "actors"} <= set(sources)
+    for source in sources:
         assert (ROOT / source).exists(), source
-        assert source in allowed, f"{source} is not in .dockerignore's list"
+        assert source in sent_to_docker(), f"{source} is not in .dockerignore's list"
+
+
+def test_commands_that_are_told_copy_nothing_that_dockerignore_leaves_out() -> None:
+    texts = [path.read_text() for path in (ROOT / "README.md", KUBE / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    commands = [shlex.split(line) for text in texts for line in text.splitlines() if re.search(r"^\s*[^`]*docker build ", line)]
+    assert len(commands) >= 2
+    for words in commands:
+        file, context = words[words.index("-f") + 1], words[-1]
+        text = words[words.index("printf") + 1].replace("\\n", "\n") if file == "-" else (ROOT / file).read_text()
+        assert copied(instructions(text)), words
+        if context == ".":  # the repository
+            assert set(copied(instructions(text))) <= sent_to_docker(), words
 
 
 def test_dockerfile_starts_the_console_script_as_a_user_without_rights() -> None:

@@ -27,6 +27,21 @@ def test_place(loads: dict[str, float], actors: list[str], current: dict[str, st
     assert place(loads, actors, current) == expected
 
 
+@pytest.mark.parametrize(
+    ("actors", "late", "current", "expected"),
+    [
+        (["i0"], ["i1"], {"a": "i0", "b": "i1"}, {"a": "i0", "b": "i1", "c": "i0"}),  # keeps what it has, gets nothing new
+        (["i0"], [], {"a": "i0", "b": "i1"}, {"a": "i0", "b": "i0", "c": "i0"}),
+        ([], ["i1"], {"b": "i1"}, {"b": "i1"}),
+        ([], [], {"b": "i1"}, {}),
+    ],
+)
+def test_place_while_actors_do_not_answer(
+    actors: list[str], late: list[str], current: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert place({"a": 5, "b": 5, "c": 5}, actors, current, late) == expected
+
+
 @given(LOADS, st.integers(1, 5), st.data())
 def test_placement_is_complete_stable_and_balanced(loads: dict[str, float], count: int, data: st.DataObject) -> None:
     actors = [f"i{n}" for n in range(count)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream.aggregate import Aggregator
 from stream.batch import Batcher
 from stream.buffer import Policy
 from stream.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from stream.events import AlertEvent, CountsEvent, Event, HealthEvent, TracksEve
 from stream.frame import DetectedBatch, Frame, FrameBatch
 from stream.metrics import Metrics
 from stream.testing import ManualClock, MemorySink
-from tests.unit.test_aggregate import T0, aggregator, batch, config, frame, people, send
+from tests.unit.test_aggregate import CLASSES, T0, aggregator, batch, config, frame, people, send
 from tests.unit.test_deliver import Receiver
 from tests.unit.test_deliver import batch as sent
 
@@ -72,6 +73,26 @@ def test_a_covered_camera_stays_covered_over_restarts_until_its_view_is_known(tm
     send(to, SourceState("a", True, "", T0 + 20, ""), start=5)
     assert [event.state for event in second.of(HealthEvent)] == ["online", "restored"]
     assert [event.state for event in second.of(AlertEvent)] == ["cleared"]
+
+
+def test_an_aggregator_that_is_left_without_sources_clears_its_alerts(tmp_path: Path) -> None:
+    """There are fewer aggregators than before, and its sources have gone to others: which know nothing of its alerts."""
+    clock, first, second = ManualClock(T0), MemorySink(), MemorySink()
+    rules = [
+        {"name": "lost", "type": "source_offline"},
+        {"name": "crowd", "type": "crowd", "zones": ["a/all", "b/all"], "above": 1},
+    ]
+    to = aggregator(first, tmp_path, clock, alerts=rules)
+    send(to, SourceState("a", False, "cable", T0), batch((frame("b", 0), people(2))))
+    to.close()
+    raised = {event.alert_id for event in first.of(AlertEvent)}
+    assert (len(raised), {event.state for event in first.of(AlertEvent)}) == (2, {"raised"})
+    without = config(alerts=rules).model_copy(update={"sources": []})
+    to = Aggregator(without, CLASSES, second, clock, Metrics(), Checkpoint(tmp_path / "checkpoint.json"), run="run")
+    assert {(event.alert_id, event.state) for event in second.of(AlertEvent)} == {(alert_id, "cleared") for alert_id in raised}
+    news = to.news(None)
+    assert (news.active, [event.state for event in news.alerts][-2:]) == (frozenset(), ["cleared", "cleared"])
+    assert to.news(news.confirm).alerts == (), "there is something left to wait for"
 
 
 def test_a_source_offline_rule_with_a_hold_time_raises_for_any_kind_of_source() -> None:

@@ -128,6 +128,19 @@ def test_the_token_goes_to_its_service_only(tmp_path: Path, monkeypatch: pytest.
     assert find_token("http://other.example", None, config) == "named"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::", "::1"])
+def test_the_kept_token_is_found_for_a_service_on_all_interfaces(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FRAMEWATCH_TOKEN", raising=False)
+    config = parse_config(config_of(access={}, host=host), "test", tmp_path)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "token").write_text("kept\n")
+    assert find_token(config.service.url, None, config) == "kept"
+    for other in ("http://192.0.2.1:8000", "http://[2001:db8::1]:8000", "http://0.0.0.0.example:8000", "http://other"):
+        assert find_token(other, None, config) is None
+
+
 def snapshot(app: FastAPI, sources: dict[str, dict[str, Any]], at_s: float = 0.0) -> Snapshot:
     """A service whose sources have these figures."""
     slo = SloView(
