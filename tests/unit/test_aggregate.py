@@ -275,6 +275,34 @@ def test_another_run_of_the_service_reads_files_again_and_resumes_the_rest(tmp_p
     assert [alert.source_id for alert in second.of(AlertEvent)] == ["a"]
 
 
+def test_a_rule_over_several_files_raises_again_in_another_run(tmp_path: Path) -> None:
+    site = [{"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 3, "for_s": 0.5}]
+    crowd = [batch((frame("a", i), people(n)), (frame("b", i), people(n))) for i, n in enumerate([2] * 10 + [0] * 10)]
+    told = []
+    for run in ("run", "another run"):
+        sink = MemorySink()
+        to = aggregator(sink, tmp_path, run=run, alerts=site)
+        for number, message in enumerate(crowd, 1):
+            to.process(run, number, message, None)
+        to.close()
+        told.append([(alert.event_id, alert.state) for alert in sink.of(AlertEvent)])
+    assert [state for _, state in told[0]] == ["raised", "cleared"]
+    assert told[1] == told[0]
+
+
+def test_an_alert_over_a_camera_and_a_file_is_cleared_in_another_run(tmp_path: Path) -> None:
+    sources = [{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}, {"id": "b", "uri": "b.mp4", "zones": ZONE}]
+    changes = {"sources": sources, "alerts": [{"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 3}]}
+    first, second = MemorySink(), MemorySink()
+    to = aggregator(first, tmp_path, **changes)
+    send(to, batch((frame("a", 0, "s1"), people(2)), (frame("b", 0), people(2))))
+    to.close()
+    again = aggregator(second, tmp_path, run="another run", **changes)
+    again.process("another sender", 1, batch((frame("a", 20, "s2"), people(0))), None)
+    [raised], [cleared] = first.of(AlertEvent), second.of(AlertEvent)
+    assert (raised.state, cleared.state, cleared.alert_id) == ("raised", "cleared", raised.alert_id)
+
+
 def test_a_removed_source_is_forgotten() -> None:
     sink, metrics = MemorySink(hold=True), Metrics()
     to = Aggregator(config(), CLASSES, sink, ManualClock(T0), metrics)
