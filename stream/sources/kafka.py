@@ -31,6 +31,7 @@ POLLED_RECORDS = 100
 FETCH_BYTES = 8 * 2**20  # waiting in memory; a single larger record still comes
 DEAD_LETTER_BYTES = 4096
 MAX_OPEN_KEYS = 64  # more than any decoder holds back
+MAX_AHEAD_S = 3600.0  # what Kafka 4 lets records be ahead of the broker's clock by default (KIP-937)
 MAX_AGE_S = 3600.0  # older records are a recording, whose latency says nothing
 TIME_BASE = Fraction(1, 1_000_000)
 INDEX_NOTE = "frame_index="
@@ -62,9 +63,9 @@ class KafkaSource:
     replay numbers alike, so ``session`` is empty.
 
     Order: the records of one source lie in one partition, the first in which one is seen; one from elsewhere becomes a
-    dead letter. So does a record that cannot be read or decoded. Records with another key are skipped, as is encoded
-    video before its first key frame. The last frames of a video with B-frames stay in the decoder until the
-    next video or an end-of-stream record comes.
+    dead letter. So does a record that cannot be read or decoded, or that is stamped more than ``MAX_AHEAD_S`` in the
+    future. Records with another key are skipped, as is encoded video before its first key frame. The last frames of a
+    video with B-frames stay in the decoder until the next video or an end-of-stream record comes.
 
     Offsets are committed for the group, but the partitions are assigned by hand: a restarted consumer goes on at once
     instead of waiting for a dead member's session to end. Partitions added to the topic are seen at the next opening.
@@ -200,6 +201,10 @@ class KafkaSource:
             return
         if record.value is None:
             self._skip("empty", partition, record)
+            return
+        ahead_s = (record.timestamp or 0) / 1000 - self._clock.time()
+        if ahead_s > MAX_AHEAD_S:  # it would hold up all that comes after it until then
+            yield self._dead_letter(record, f"its timestamp, {record.timestamp} ms, lies {ahead_s:.0f} s in the future")
             return
         try:
             payload = parse(record.value, record.headers)
