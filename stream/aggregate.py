@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.alert import AlertEngine
 from stream.analyser import RECENT, Seen, SourceAnalyser, SourceTally, tracks_event
+from stream.arrivals import Arrivals, Underway
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint, without_files
 from stream.clock import Clock
@@ -26,7 +27,6 @@ from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
 from stream.evidence.requests import EvidenceRequests, SeenFrame
-from stream.expected import Expected
 from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
 from stream.logs import get_logger
@@ -36,7 +36,7 @@ from stream.sinks.base import Sink
 from stream.slo import SloCounts, SloTracker, stages_ms
 
 if TYPE_CHECKING:  # opentelemetry is loaded only where frames are traced
-    from stream.tracing import Traced, Tracer
+    from stream.tracing import Tracer
 
 logger = get_logger(__name__)
 
@@ -46,16 +46,6 @@ MAX_SENDERS = 256  # ingest processes remembered, restarts included
 MAX_NEWS = 1000  # alerts that nobody has asked for yet: Control does once a second, and is back after some seconds
 NEWS_AT_ONCE = 200
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamps:
-    """Monotonic seconds of a frame on this host, whether its latency is held against the SLO, and its trace."""
-
-    captured_s: float
-    detected_s: float
-    judged: bool
-    traced: Traced | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +126,7 @@ class Aggregator:
         self._evidence = EvidenceRequests(config.alerts, clock, metrics)
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
-        self._acknowledged: deque[tuple[str, float, _Stamps]] = deque()
-        self._emit = Expected()  # from the detector's answer to the acknowledgement
+        self._arrivals = Arrivals(config.slo, self._slo, clock, metrics, tracer)
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
         self._snapshot: _Snapshot | None = None
@@ -237,7 +226,7 @@ class Aggregator:
 
     def _receipt(self, sender: str, number: int | None) -> Receipt:
         safe, evidence = self._safe.get(sender, 0), self._evidence.hand_out(sender, number)
-        return Receipt(self.incarnation, True, safe, self._emit.most_s, evidence)
+        return Receipt(self.incarnation, True, safe, self._arrivals.emit.most_s, evidence)
 
     def _process_batch(self, batch: DetectedBatch, sender: str) -> None:
         cpu_s, shift_s = time.thread_time(), 0.0
@@ -270,8 +259,8 @@ class Aggregator:
             captured_at_s = self._clock.time() - (tracked_s - captured_s)
             traced = self._tracer.begin(info, batch.detector, len(objects), stages, captured_at_s)
         self._traceparent = traced.traceparent if traced else None
-        stamps = _Stamps(captured_s, batch.detected_s + shift_s, not info.held_s, traced)
-        self._write(event, analyser.config.live, stamps)
+        underway = Underway(info.source_id, captured_s, batch.detected_s + shift_s, info.held_s > 0, traced)
+        self._write(event, analyser.config.live, self._arrivals.expect(underway))
         if self._on_tracks:
             self._on_tracks(event)
         self._metrics.analysed(info.source_id, batch.detector, stages)
@@ -325,17 +314,7 @@ class Aggregator:
             self._metrics.sink(self._sink.pending(), self._sink.dropped(), self._sink.spooled())
 
     def _judge_slo(self) -> None:
-        while self._acknowledged:
-            source_id, latency_s, stamps = self._acknowledged.popleft()
-            traced = stamps.traced
-            if self._tracer and traced:
-                self._tracer.end(traced, latency_s)
-            analyser = self._sources.get(source_id)
-            if analyser is None or not stamps.judged:
-                continue  # removed meanwhile: its series are not to begin again; or held by its gate: late on purpose
-            self._metrics.end_to_end(source_id, latency_s, f"{traced.trace_id:032x}" if traced else "")
-            if analyser.config.live or analyser.config.scheme == "kafka":
-                self._metrics.judged(source_id, self._slo.record(source_id, latency_s))
+        self._arrivals.judge(self._sources)
         at_s = self._clock.time()
         for change in self._slo.evaluate():
             self._write_health(change.source_id, change.state, change.reason, at_s)
@@ -349,15 +328,7 @@ class Aggregator:
         self._write(event)
         self._health_news.add(event)
 
-    def _write(self, event: Event, droppable: bool = False, stamps: _Stamps | None = None) -> None:
-        acknowledged = None
-        if stamps is not None:
-
-            def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
-                now_s = self._clock.monotonic()
-                self._acknowledged.append((event.source_id, now_s - stamps.captured_s, stamps))
-                self._emit.observe(now_s - stamps.detected_s)
-
+    def _write(self, event: Event, droppable: bool = False, acknowledged: Callable[[], None] | None = None) -> None:
         try:
             with self.emitting:
                 self._sink.write(event, acknowledged, droppable=droppable, traceparent=self._traceparent)

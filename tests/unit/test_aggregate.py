@@ -1,5 +1,6 @@
 """The aggregator: events of frames, duplicates, and what survives a crash at any moment."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,56 @@ def test_late_frames_make_one_breach_and_one_recovery() -> None:
     assert changes.count(("a", "slo_breached")) == changes.count(("a", "slo_recovered")) == 1
     assert ("*", "slo_breached") in changes
     assert changes[-1][1] == "slo_recovered"
+
+
+class Sheds(MemorySink):
+    """Gives up every second event that it may, as a full one does: it is never acknowledged."""
+
+    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, **options: Any) -> None:
+        given_up = options.get("droppable") and len(self.of(TracksEvent)) % 2 == 0
+        super().write(event, None if given_up else on_acknowledged, **options)
+
+
+@pytest.mark.parametrize(("sink", "good"), [(MemorySink(hold=True), 0.0), (Sheds(), 0.5)])
+def test_frames_whose_events_do_not_arrive_are_late(sink: MemorySink, good: float) -> None:
+    clock, metrics = ManualClock(T0), Metrics()
+    sources = [{"id": "a", "uri": "rtsp://h/a", "gate": "off"}]
+    to = Aggregator(config(sources=sources, alerts=[], slo={"latency_ms": 500}), CLASSES, sink, clock, metrics)
+    for number in range(100):
+        clock.advance(0.2)
+        to.process("sender", number + 1, live_frame(number, clock, 0.2 * (number + 1)), None)
+        to.tick()
+    assert [(event.source_id, event.state) for event in sink.of(HealthEvent)] == [("*", "slo_breached"), ("a", "slo_breached")]
+    clock.advance(4)
+    to.tick()
+    counts, before = to.slo_counts()["a"], sink.of(HealthEvent)
+    assert counts.frames == pytest.approx(92, abs=4), "the newest may still come"
+    assert counts.good == pytest.approx(good * 100, abs=8)
+    assert to.latencies(60)["a"][2] >= 5
+    clock.advance(60)
+    to.tick()
+    late = [line for line in metrics.expose().decode().splitlines() if line.startswith("framewatch_slo_frames_late_total")]
+    sink.release()  # the broker is back
+    to.tick()
+    assert late == ['framewatch_slo_frames_late_total{source="a"} ' + str(100 * (1 - good))]
+    assert late[0] in metrics.expose().decode(), "not counted again"
+    assert 'framewatch_slo_frames_total{source="a"} 100.0' in metrics.expose().decode()
+    assert sink.of(HealthEvent) == before
+
+
+def test_a_slow_broker_is_told_with_its_true_latency() -> None:
+    sink, clock = MemorySink(hold=True), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a"}], alerts=[], slo={"latency_ms": 500})
+    for number in range(12):
+        to.process("sender", number + 1, live_frame(number, clock, clock.monotonic() - 1000), None)
+        for _ in range(4):
+            clock.advance(1)
+            to.tick()
+        sink.release()
+        to.tick()
+    counts = to.slo_counts()["a"]
+    assert (counts.frames, counts.good) == (12, 0)
+    assert to.latencies(60)["a"] == pytest.approx((4, 4, 4), rel=0.2)
 
 
 def counts_of(sink: MemorySink) -> list[CountsEvent]:
