@@ -148,7 +148,7 @@ class Aggregator:
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
             self._alert_news.restore(self._saved.get("news", []), AlertEvent.model_validate)
-        self.set_sources(config.sources)
+        cleared += self._analyse(config.sources)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
         self._raise(cleared)
@@ -159,37 +159,44 @@ class Aggregator:
         """Analyse exactly these sources from now on, and judge by exactly these rules (None: those there are).
 
         Tracks of a source go on when its zones and lines change, counts in those that stay too. The alerts of rules and
-        sources that are no more are cleared.
+        sources that are no more are cleared, as are those of one whose fingerprint is another: it is another camera's now.
         """
         with self._lock:
-            wanted = {source.id: source for source in sources}
-            for source_id in [known for known in self._sources if known not in wanted]:
-                self._forget(source_id)
-            for source_id, source in wanted.items():
-                known = self._sources.get(source_id)
-                if known is not None and known.seen_s and known.config == source:
-                    continue  # as nearly always: Control says it once a second
-                fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
-                if known is not None and known.fingerprint == fresh.fingerprint:
-                    self._write_all(known.set_source(source))
-                    known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
-                    continue
-                if known is not None:
-                    self._write_all(known.counter.finish())
-                if known is None and source_id in self._saved.get("sources", {}):
-                    fresh.restore(self._saved["sources"].pop(source_id))
-                self._sources[source_id] = fresh
+            self._raise(self._analyse(sources))
             if rules is not None:
                 self._evidence.set_rules(rules)
                 self._raise(self._alerts.set_rules(rules, self._clock.time()))
                 self._metrics.rules([rule.name for rule in rules])
 
-    def _forget(self, source_id: str) -> None:
+    def _analyse(self, sources: Sequence[SourceConfig]) -> list[AlertEvent]:
+        """Analyse exactly these sources; what clears the alerts that nothing would clear any more."""
+        cleared: list[AlertEvent] = []
+        wanted = {source.id: source for source in sources}
+        for source_id in [known for known in self._sources if known not in wanted]:
+            cleared += self._forget(source_id)
+        for source_id, source in wanted.items():
+            known = self._sources.get(source_id)
+            if known is not None and known.seen_s and known.config == source:
+                continue  # as nearly always: Control says it once a second
+            fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
+            if known is not None and known.fingerprint == fresh.fingerprint:
+                self._write_all(known.set_source(source))
+                known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
+                continue
+            if known is not None:
+                self._write_all(known.counter.finish())
+            saved = None if known is not None else self._saved.get("sources", {}).pop(source_id, None)
+            if known is not None or (saved is not None and not fresh.restore(saved)):
+                cleared += self._alerts.forget(source_id, self._clock.time())
+            self._sources[source_id] = fresh
+        return cleared
+
+    def _forget(self, source_id: str) -> list[AlertEvent]:
         self._write_all(self._sources.pop(source_id).counter.finish())
-        self._raise(self._alerts.forget(source_id, self._clock.time()))
         self._slo.remove(source_id)
         self._evidence.forget(source_id)
         self._metrics.remove_source(source_id)
+        return self._alerts.forget(source_id, self._clock.time())
 
     # -- input
 

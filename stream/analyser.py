@@ -162,14 +162,15 @@ class SourceAnalyser:
             "counter": self.counter.state(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a checkpoint, unless the source's settings have changed since."""
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Take up a checkpoint; False where the source's settings have changed since, so that nothing of it holds."""
         if state["fingerprint"] != self.fingerprint:
-            return
+            return False
         self.online, self.tampered, self.session = state["online"], state.get("tampered", ""), state["session"]
         self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])
+        return True
 
 
 def tracks_event(info: FrameInfo, model: str, objects: list[TrackedObject], stages: dict[str, float]) -> TracksEvent:

@@ -1,6 +1,7 @@
 """The aggregator: events of frames, duplicates, and what survives a crash at any moment."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,48 @@ def test_a_source_that_is_removed_takes_its_alert_along() -> None:
     to.set_sources([], [])
     to.set_sources(config().sources, config().alerts)
     assert [alert.state for alert in sink.of(AlertEvent)] == ["raised", "cleared"]
+
+
+SITE = {"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 4}
+WATCHED = [CROWDS[0], SITE, {"name": "gone", "type": "source_offline"}, {"name": "covered", "type": "source_tampered"}]
+
+
+def cameras(host: str) -> list[dict[str, Any]]:
+    return [{"id": name, "uri": f"rtsp://{host}/{name}", "zones": ZONE, "gate": "off"} for name in "ab"]
+
+
+def states(sink: MemorySink) -> dict[str, str]:
+    """By rule, what became of its alerts."""
+    told: dict[str, str] = {}
+    for alert in sink.of(AlertEvent):
+        told[alert.rule] = f"{told.get(alert.rule, '')} {alert.state}".strip()
+    return told
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_alerts_of_a_camera_end_with_its_address(tmp_path: Path, restarted: bool) -> None:
+    """The new one may never answer, and what the old one showed is not to count for it."""
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, tmp_path, clock, sources=cameras("old"), alerts=WATCHED)
+    frames = [batch((frame("a", i, "s"), people(5)), (frame("b", i, "s"), people(0))) for i in range(10)]
+    wrong = [SourceState("a", True, "", T0, "black"), SourceState("a", False, "lost", T0 + 1, "black")]
+    send(to, *frames, *wrong)
+    assert states(sink) == dict.fromkeys(["crowd-a", "site", "covered", "gone"], "raised")
+    after = config(sources=cameras("new"), alerts=WATCHED)
+    if restarted:
+        to.close()
+        to = aggregator(sink, tmp_path, clock, sources=cameras("new"), alerts=WATCHED)
+    to.set_sources(after.sources, after.alerts)
+    assert states(sink) == dict.fromkeys(["crowd-a", "site", "covered", "gone"], "raised cleared")
+    assert to.news(None).active == frozenset()
+    clock.advance(60)
+    send(to, batch((replace(frame("b", 1, "s2"), captured_at=T0 + 60), people(1))), start=13)
+    assert states(sink)["site"] == "raised cleared", "one in b, and nothing is known of a"
+    send(to, SourceState("a", False, "refused", T0 + 61, "frozen"), start=14)
+    assert states(sink)["gone"] == states(sink)["covered"] == "raised cleared raised"
+    later = batch(*((replace(frame("a", i, "s2"), captured_at=T0 + 62 + i / 10), people(5)) for i in range(10)))
+    send(to, later, start=15)
+    assert states(sink)["crowd-a"] == states(sink)["site"] == "raised cleared raised"
 
 
 def test_alerts_of_what_went_during_an_outage_are_cleared_after_it(tmp_path: Path) -> None:
