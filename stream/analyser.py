@@ -1,4 +1,10 @@
-"""SourceAnalyser: the tracker and the counter of one source, and how far it has come."""
+"""SourceAnalyser: the tracker and the counter of one source, and how far it has come.
+
+Time (``captured_at``) rises from frame to frame, however late the frames come. Small steps back count as standing still. Where
+it goes back further, because a camera's clock was put right or a recording was sent once more, the source begins anew: its
+open windows are closed, nobody has been seen yet, and its alerts are cleared (see ``alert``). The alternative would be to
+count nothing until the old time is reached again.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +18,17 @@ from stream.count import ZoneCounter
 from stream.detections import Detections
 from stream.events import CountsEvent, TrackedObject, TracksEvent, event_id, timestamp
 from stream.frame import FrameInfo, FrameKey
+from stream.logs import get_logger
 from stream.observation import Direction, Observation
 from stream.redact import redact
 from stream.track import ByteTracker
 
+BACK_S = 10.0  # of a camera: so far apart may its own clock and the time of arrival be, which takes its place now and then
+REWIND_S = 1.0  # of a topic or a file: no more than the jitter of a careless producer
 GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
-
-
 RECENT = 16  # analysed frames of a source whose events are kept: 0.6 s at 25 frames/s, for whoever looks at a picture
+
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -123,6 +132,12 @@ class SourceAnalyser:
     def update(self, info: FrameInfo, detections: Detections, now_s: float) -> tuple[Detections, Observation]:
         """Analyse one frame: what is reported of it, and what it says about the zones."""
         self.session, self.frame_index, self.seen_s = info.session, info.frame_index, now_s
+        back_s = self.t_s - info.captured_at
+        if back_s > (BACK_S if self.config.live else REWIND_S):
+            logger.warning("time goes back: the source begins anew", source_id=self.config.id, back_s=round(back_s, 3))
+            self.tracker.begin_anew()
+            self.counter.begin_anew()
+            self.t_s = 0.0
         self.t_s = max(self.t_s, info.captured_at)
         tracked = self.tracker.update(detections, self.t_s)
         return tracked, self.counter.update(self.t_s, info.width, info.height, tracked, self.tracker.hidden)

@@ -284,6 +284,100 @@ def test_alerts_of_a_camera_end_with_its_address(tmp_path: Path, restarted: bool
     assert states(sink)["crowd-a"] == states(sink)["site"] == "raised cleared raised"
 
 
+def test_an_alert_of_a_file_that_is_replaced_is_raised_by_the_next_one_too() -> None:
+    """Its frames are older than the moment at which it was replaced."""
+    sink = MemorySink()
+    to = aggregator(sink, clock=ManualClock(T0 + 86_400))
+    send(to, *(batch((frame("a", i), people(3))) for i in range(10)))
+    after = config(sources=[{"id": "a", "uri": "other.mp4", "zones": ZONE}])
+    to.set_sources(after.sources, after.alerts)
+    send(to, *(batch((frame("a", i), people(3))) for i in range(10)), start=11)
+    assert states(sink) == {"crowd": "raised cleared raised"}
+
+
+CAMERA = [{"id": "a", "uri": "rtsp://h/a", "gate": "off", "zones": ZONE}]
+INTRUSION = [{"name": "in", "type": "intrusion", "zone": "a/all"}]
+
+
+def seen_at(index: int, at_s: float, n: int = 1, session: str = "s") -> DetectedBatch:
+    return batch((replace(frame("a", index, session), captured_at=T0 + at_s), people(n)))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_camera_whose_clock_is_put_right_goes_on_at_once(tmp_path: Path, restarted: bool) -> None:
+    sink, clock = MemorySink(), ManualClock(T0 + 3600)
+    to = aggregator(sink, tmp_path, clock, sources=CAMERA, alerts=INTRUSION)
+    send(to, *(seen_at(i, 3600 + i / 10) for i in range(30)))
+    assert states(sink) == {"in": "raised"}
+    if restarted:
+        to.close()
+        to = aggregator(sink, tmp_path, clock, run="another run", sources=CAMERA, alerts=INTRUSION)
+    before = len(counts_of(sink))
+    send(to, *(seen_at(i, i / 10, 0, "t") for i in range(30, 60)), start=31)
+    assert states(sink) == {"in": "raised cleared"}, "nobody is there from 3 s on, by the right clock"
+    send(to, *(seen_at(i, i / 10, int(i > 60), "t") for i in range(60, 80)), start=61)
+    assert states(sink) == {"in": "raised cleared raised"}
+    counts = counts_of(sink)[before:]
+    assert [round(event.window_start.timestamp() - T0) for event in counts] == [3602, *range(3, 7)]
+    assert [event.entered for event in counts[1:]] == [0, 0, 0, 1]
+    assert len({event.event_id for event in sink.events}) == len(sink.events)
+    tracks = [one.track_id for event in sink.of(TracksEvent) for one in event.objects]
+    assert set(tracks) == {1, 2}, "no id is given twice"
+
+
+@pytest.mark.parametrize(
+    ("back_s", "live", "anew"), [(0.9, False, False), (1.5, False, True), (9.9, True, False), (10.5, True, True)]
+)
+def test_small_steps_back_count_as_standing_still(back_s: float, live: bool, anew: bool) -> None:
+    sink = MemorySink()
+    to = aggregator(sink, sources=CAMERA if live else [{"id": "a", "uri": "a.mp4", "zones": ZONE}], alerts=[])
+    send(to, *(seen_at(i, i / 10) for i in range(200)), seen_at(200, 19.9 - back_s))
+    assert ([one.track_id for one in sink.of(TracksEvent)[-1].objects] == [2]) is anew
+
+
+def test_frames_that_the_gate_held_do_not_turn_time_back() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}], alerts=[])
+    send(to, live_frame(1, clock, 0.0))
+    for _ in range(80):
+        clock.advance(0.5)
+        to.tick()
+    send(to, live_frame(3, clock, 1.0, held_s=39.0), live_frame(5, clock, 2.0, held_s=38.0), start=2)
+    assert [one.track_id for event in sink.of(TracksEvent) for one in event.objects] == [1, 1, 1]
+
+
+def twice() -> list[Message]:
+    """A clip of 6 s that is sent a second time 2 s later, stamped as if it had ended then: time goes back by 4 s."""
+    crowd = [3 if 20 <= i < 40 else 1 for i in range(60)]
+    return [seen_at(i + 60 * turn, 2 * turn + i / 10, n, "") for turn in range(2) for i, n in enumerate(crowd)]
+
+
+@pytest.mark.parametrize("crash_at", [0, 25, 59, 60, 61, 62, 85, 100, 119])
+def test_a_clip_that_is_sent_twice_counts_twice_also_over_a_crash(tmp_path: Path, crash_at: int) -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, tmp_path, clock)
+    safe = 0
+    for number, message in enumerate(twice()[:crash_at], 1):
+        clock.advance(0.1)
+        safe = to.process("sender", number, message, None).safe
+    to = aggregator(sink, tmp_path, clock)
+    again = twice()[max(0, safe - 10) :]  # some of it has been seen
+    for number, message in enumerate(again, safe + 1):
+        clock.advance(0.1)
+        to.process("sender", number, message, None)
+    send(to, SourceFinished("a"), start=1000)
+    whole = MemorySink()
+    send(aggregator(whole), *twice(), SourceFinished("a"))
+    assert by_id(sink.events) == by_id(whole.events)
+    raised, cleared, *others = whole.of(AlertEvent)
+    assert [(event.state, event.at - event.raised_at) for event in (raised, cleared)] == [
+        (event.state, event.at - event.raised_at) for event in others
+    ]
+    assert (others[0].at - raised.at).total_seconds() == 2
+    assert [event.frames for event in counts_of(whole)] == [10] * 12
+    assert len({event.event_id for event in whole.events}) == len(whole.events)
+
+
 def test_alerts_of_what_went_during_an_outage_are_cleared_after_it(tmp_path: Path) -> None:
     """Rules and sources may have been changed while the aggregator was away."""
     offline = {"name": "gone", "type": "source_offline"}
