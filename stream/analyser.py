@@ -17,14 +17,13 @@ from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
 from stream.events import CountsEvent, TrackedObject, TracksEvent, event_id, timestamp
-from stream.frame import FrameInfo, FrameKey
+from stream.frame import REWIND_S, FrameInfo, FrameKey
 from stream.logs import get_logger
 from stream.observation import Direction, Observation
 from stream.redact import redact
 from stream.track import ByteTracker
 
 BACK_S = 10.0  # of a camera: so far apart may its own clock and the time of arrival be, which takes its place now and then
-REWIND_S = 1.0  # of a topic or a file: no more than the jitter of a careless producer
 GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
 RECENT = 16  # analysed frames of a source whose events are kept: 0.6 s at 25 frames/s, for whoever looks at a picture
 

@@ -18,7 +18,7 @@ from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
 from stream.errors import RecordError, SourceUnavailable
 from stream.events import DeadLetter, event_id, timestamp
-from stream.frame import Packet, encoded
+from stream.frame import REWIND_S, Packet, encoded
 from stream.kafka_client import client_options, explain, unreachable
 from stream.logs import get_logger
 from stream.sources.records import Codec, Payload, parse
@@ -56,7 +56,9 @@ class KafkaSource:
     """One source's records in a topic; ``records`` says what they look like.
 
     Time: ``captured_at`` is the record's timestamp. ``pts_s`` is on the same clock, so it goes on over restarts and over
-    several videos in one topic; within a video it follows the header ``pts_s`` from key frame to key frame.
+    several videos in one topic; within a video it follows the header ``pts_s`` from key frame to key frame. Where a picture
+    or key frame was stamped more than ``REWIND_S`` before the newest one (a clip is published once more, say), time begins
+    anew with it, in a new codec context.
 
     Numbers: the ``frame_index`` of a picture is its offset. In encoded video a key frame has its offset too (or the
     next free number where frames before it needed more), and the frames behind it count on in presentation order. A
@@ -89,6 +91,7 @@ class KafkaSource:
         self._elsewhere: Mapping[TopicPartition, int] = {}
         self._contexts: dict[Codec, av.VideoCodecContext] = {}
         self._codec: Codec | None = None  # of the packet given last; None: a key frame is needed
+        self._newest_at = 0.0  # POSIX seconds of the newest record of this video
         self._base_s = 0.0  # record time minus media time at the last key frame
         self._next_index = 0
         self._keys: dict[int, Mapping[TopicPartition, int]] = {}  # boundaries that are given but not numbered yet
@@ -224,6 +227,10 @@ class KafkaSource:
             return Packet(cast("av.Packet[av.VideoStream]", av.Packet()), captured_at, now_s, record.offset)
         self._codec, self._record = payload.codec, record
         pts_s = captured_at
+        if payload.key and captured_at < self._newest_at - REWIND_S:
+            self._contexts.clear()
+            self._newest_at = captured_at
+        self._newest_at = max(self._newest_at, captured_at)
         if payload.key:
             self._keys[record.offset] = self._elsewhere
             if len(self._keys) > MAX_OPEN_KEYS:  # key frames that the decoder swallowed

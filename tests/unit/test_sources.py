@@ -21,6 +21,7 @@ from stream.events import DeadLetter
 from stream.frame import Packet
 from stream.kafka_client import client_options, explain
 from stream.retry import Backoff
+from stream.sample import FrameSampler
 from stream.sources import open_source
 from stream.sources.file import FileSource
 from stream.sources.kafka import KafkaSource
@@ -358,6 +359,31 @@ def read_records(*records: tuple[int, bytes, list[tuple[str, bytes]]], at_s: flo
 
 def jpeg(index: int) -> bytes:
     return cv2.imencode(".jpg", picture(index))[1].tobytes()
+
+
+def published(at_s: float, seconds: float) -> list[tuple[int, bytes, list[tuple[str, bytes]]]]:
+    """A clip of 5 frames/s, as ``publish`` sends it when it ends then."""
+    times = [i / 5 for i in range(round(5 * seconds))]
+    return [(round((at_s - seconds + t) * 1000), jpeg(i), [("pts_s", f"{t:.6f}".encode())]) for i, t in enumerate(times)]
+
+
+def test_a_clip_that_is_published_twice_comes_twice() -> None:
+    """The second one is stamped as if it had begun before the first one ended."""
+    frames, letters = read_records(*published(NOW_S, 6), *published(NOW_S + 2, 6), at_s=NOW_S + 2)
+    assert letters == []
+    assert [frame.frame_index for frame in frames] == list(range(60))
+    assert [frame.captured_at for frame in frames] == pytest.approx(
+        [NOW_S - 6 + i / 5 + 2 * (i >= 30) - 6 * (i >= 30) for i in range(60)]
+    )
+    assert [frame.pts_s for frame in frames] == pytest.approx([frame.captured_at for frame in frames])
+    sampler = FrameSampler(1)
+    assert [i for i, frame in enumerate(frames) if sampler.keep(frame.pts_s)] == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]
+
+
+def test_jitter_of_the_timestamps_is_no_new_video() -> None:
+    times_s = [NOW_S, NOW_S + 0.5, NOW_S - 0.4, NOW_S + 1]
+    frames, _ = read_records(*((round(t * 1000), jpeg(i), []) for i, t in enumerate(times_s)), at_s=NOW_S)
+    assert [frame.pts_s - NOW_S for frame in frames] == pytest.approx([0, 0.5, 0.5, 1])
 
 
 @pytest.mark.parametrize("timestamp_ms", [(NOW_S + 86_400) * 10**3, NOW_S * 10**6, NOW_S * 10**9, (NOW_S + 3601) * 10**3])
