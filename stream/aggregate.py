@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream.alert import AlertEngine
 from stream.analyser import RECENT, Seen, SourceAnalyser, SourceTally, tracks_event
+from stream.arrivals import Arrivals, Underway
 from stream.boot import boot_id
 from stream.checkpoint import Checkpoint, without_files
 from stream.clock import Clock
@@ -26,7 +27,6 @@ from stream.detections import Detections
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
 from stream.evidence.requests import EvidenceRequests, SeenFrame
-from stream.expected import Expected
 from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
 from stream.logs import get_logger
@@ -36,7 +36,7 @@ from stream.sinks.base import Sink
 from stream.slo import SloCounts, SloTracker, stages_ms
 
 if TYPE_CHECKING:  # opentelemetry is loaded only where frames are traced
-    from stream.tracing import Traced, Tracer
+    from stream.tracing import Tracer
 
 logger = get_logger(__name__)
 
@@ -46,16 +46,6 @@ MAX_SENDERS = 256  # ingest processes remembered, restarts included
 MAX_NEWS = 1000  # alerts that nobody has asked for yet: Control does once a second, and is back after some seconds
 NEWS_AT_ONCE = 200
 IDLE_S = 1.0  # a live source without frames for this long is moved on in time by hand
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamps:
-    """Monotonic seconds of a frame on this host, whether its latency is held against the SLO, and its trace."""
-
-    captured_s: float
-    detected_s: float
-    judged: bool
-    traced: Traced | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +126,7 @@ class Aggregator:
         self._evidence = EvidenceRequests(config.alerts, clock, metrics)
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
-        self._acknowledged: deque[tuple[str, float, _Stamps]] = deque()
-        self._emit = Expected()  # from the detector's answer to the acknowledgement
+        self._arrivals = Arrivals(config.slo, self._slo, clock, metrics, tracer)
         self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
         self._snapshot: _Snapshot | None = None
@@ -159,7 +148,7 @@ class Aggregator:
             self._numbers |= self._saved["numbers"]
             self._safe |= self._numbers
             self._alert_news.restore(self._saved.get("news", []), AlertEvent.model_validate)
-        self.set_sources(config.sources)
+        cleared += self._analyse(config.sources)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
         self._raise(cleared)
@@ -170,37 +159,44 @@ class Aggregator:
         """Analyse exactly these sources from now on, and judge by exactly these rules (None: those there are).
 
         Tracks of a source go on when its zones and lines change, counts in those that stay too. The alerts of rules and
-        sources that are no more are cleared.
+        sources that are no more are cleared, as are those of one whose fingerprint is another: it is another camera's now.
         """
         with self._lock:
-            wanted = {source.id: source for source in sources}
-            for source_id in [known for known in self._sources if known not in wanted]:
-                self._forget(source_id)
-            for source_id, source in wanted.items():
-                known = self._sources.get(source_id)
-                if known is not None and known.seen_s and known.config == source:
-                    continue  # as nearly always: Control says it once a second
-                fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
-                if known is not None and known.fingerprint == fresh.fingerprint:
-                    self._write_all(known.set_source(source))
-                    known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
-                    continue
-                if known is not None:
-                    self._write_all(known.counter.finish())
-                if known is None and source_id in self._saved.get("sources", {}):
-                    fresh.restore(self._saved["sources"].pop(source_id))
-                self._sources[source_id] = fresh
+            self._raise(self._analyse(sources))
             if rules is not None:
                 self._evidence.set_rules(rules)
                 self._raise(self._alerts.set_rules(rules, self._clock.time()))
                 self._metrics.rules([rule.name for rule in rules])
 
-    def _forget(self, source_id: str) -> None:
+    def _analyse(self, sources: Sequence[SourceConfig]) -> list[AlertEvent]:
+        """Analyse exactly these sources; what clears the alerts that nothing would clear any more."""
+        cleared: list[AlertEvent] = []
+        wanted = {source.id: source for source in sources}
+        for source_id in [known for known in self._sources if known not in wanted]:
+            cleared += self._forget(source_id)
+        for source_id, source in wanted.items():
+            known = self._sources.get(source_id)
+            if known is not None and known.seen_s and known.config == source:
+                continue  # as nearly always: Control says it once a second
+            fresh = SourceAnalyser.of(self._config, source, self._classes[self._config.detector_of(source)])
+            if known is not None and known.fingerprint == fresh.fingerprint:
+                self._write_all(known.set_source(source))
+                known.seen_s = known.seen_s or self._clock.monotonic()  # after a restart: frames are on their way again
+                continue
+            if known is not None:
+                self._write_all(known.counter.finish())
+            saved = None if known is not None else self._saved.get("sources", {}).pop(source_id, None)
+            if known is not None or (saved is not None and not fresh.restore(saved)):
+                cleared += self._alerts.forget(source_id, self._clock.time())
+            self._sources[source_id] = fresh
+        return cleared
+
+    def _forget(self, source_id: str) -> list[AlertEvent]:
         self._write_all(self._sources.pop(source_id).counter.finish())
-        self._raise(self._alerts.forget(source_id, self._clock.time()))
         self._slo.remove(source_id)
         self._evidence.forget(source_id)
         self._metrics.remove_source(source_id)
+        return self._alerts.forget(source_id, self._clock.time())
 
     # -- input
 
@@ -237,7 +233,7 @@ class Aggregator:
 
     def _receipt(self, sender: str, number: int | None) -> Receipt:
         safe, evidence = self._safe.get(sender, 0), self._evidence.hand_out(sender, number)
-        return Receipt(self.incarnation, True, safe, self._emit.most_s, evidence)
+        return Receipt(self.incarnation, True, safe, self._arrivals.emit.most_s, evidence)
 
     def _process_batch(self, batch: DetectedBatch, sender: str) -> None:
         cpu_s, shift_s = time.thread_time(), 0.0
@@ -270,8 +266,8 @@ class Aggregator:
             captured_at_s = self._clock.time() - (tracked_s - captured_s)
             traced = self._tracer.begin(info, batch.detector, len(objects), stages, captured_at_s)
         self._traceparent = traced.traceparent if traced else None
-        stamps = _Stamps(captured_s, batch.detected_s + shift_s, not info.held_s, traced)
-        self._write(event, analyser.config.live, stamps)
+        underway = Underway(info.source_id, captured_s, batch.detected_s + shift_s, info.held_s > 0, traced)
+        self._write(event, analyser.config.live, self._arrivals.expect(underway))
         if self._on_tracks:
             self._on_tracks(event)
         self._metrics.analysed(info.source_id, batch.detector, stages)
@@ -325,17 +321,7 @@ class Aggregator:
             self._metrics.sink(self._sink.pending(), self._sink.dropped(), self._sink.spooled())
 
     def _judge_slo(self) -> None:
-        while self._acknowledged:
-            source_id, latency_s, stamps = self._acknowledged.popleft()
-            traced = stamps.traced
-            if self._tracer and traced:
-                self._tracer.end(traced, latency_s)
-            analyser = self._sources.get(source_id)
-            if analyser is None or not stamps.judged:
-                continue  # removed meanwhile: its series are not to begin again; or held by its gate: late on purpose
-            self._metrics.end_to_end(source_id, latency_s, f"{traced.trace_id:032x}" if traced else "")
-            if analyser.config.live or analyser.config.scheme == "kafka":
-                self._metrics.judged(source_id, self._slo.record(source_id, latency_s))
+        self._arrivals.judge(self._sources)
         at_s = self._clock.time()
         for change in self._slo.evaluate():
             self._write_health(change.source_id, change.state, change.reason, at_s)
@@ -349,15 +335,7 @@ class Aggregator:
         self._write(event)
         self._health_news.add(event)
 
-    def _write(self, event: Event, droppable: bool = False, stamps: _Stamps | None = None) -> None:
-        acknowledged = None
-        if stamps is not None:
-
-            def acknowledged() -> None:  # on the sink's thread: deque.append is atomic
-                now_s = self._clock.monotonic()
-                self._acknowledged.append((event.source_id, now_s - stamps.captured_s, stamps))
-                self._emit.observe(now_s - stamps.detected_s)
-
+    def _write(self, event: Event, droppable: bool = False, acknowledged: Callable[[], None] | None = None) -> None:
         try:
             with self.emitting:
                 self._sink.write(event, acknowledged, droppable=droppable, traceparent=self._traceparent)

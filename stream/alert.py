@@ -26,6 +26,11 @@ source_tampered  seconds tampered with  the source's view is not the usual one  
 - Outside its schedule a rule raises nothing, and what is raised is cleared at once.
 - ``crowd`` over zones of several sources has source ``*`` and no zone; over several zones of one source, that source.
 
+Time goes by what is observed. Where that goes back by more than jitter, because a clock was put right or a recording was sent
+once more, a rule begins anew: what is raised is cleared at the last time there was, the cooldown goes on for what is left of
+it, and alerts from there on have other ids, as they may be raised at the same time as one before. A rule over several sources
+does so when the latest time of any of them has gone back.
+
 Conditions are judged whenever something is observed of a source, and when time passes without it (``advance``), with
 what was observed last.
 
@@ -36,7 +41,7 @@ the alerts of a rule or a target that is no more are cleared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -60,6 +65,8 @@ from stream.rules import (
 UPDATE_INTERVAL_S = 1.0
 MAX_TRACK_IDS = 100
 """An alert names no more tracks than this, those with the highest ids."""
+BACK_S = 1.0  # observations of a source fall only where it begins anew
+CLOCK_BACK_S = 10.0  # states of sources are told by several hosts, whose clocks differ
 TOLERANCE_S = 1e-6  # POSIX seconds as floats are exact to 0.24 us
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -89,6 +96,8 @@ class _Memory:
         sent, sent_s, sent_ids: ``peak``, time and tracks of the last event.
         crossings, crossed_ids: of a line, since it left idle.
         offline_s: since when the source is offline, or tampered with; None while it is not.
+        era: how often time has begun anew.
+        times: by source, its latest time.
     """
 
     phase: Phase = "idle"
@@ -103,6 +112,8 @@ class _Memory:
     crossings: int = 0
     crossed_ids: tuple[int, ...] = ()
     offline_s: float | None = None
+    era: int = 0
+    times: dict[str, float] = field(default_factory=dict)
 
 
 class _Machine:
@@ -131,10 +142,27 @@ class _Machine:
                 return self.rule.for_s
         return 1
 
-    def judge(self, t_s: float) -> list[AlertEvent]:
-        """Judge the present reading at ``t_s`` (one before the last counts as that) and say what changed."""
+    def reach(self, source_id: str, t_s: float) -> list[AlertEvent]:
+        """Time has come to ``t_s`` for this source (a bit before the last counts as that); what clears the alert where it has
+        gone back."""
+        m = self.memory
+        m.times[source_id] = t_s
+        latest_s, cleared = max(m.times.values()), list[AlertEvent]()
+        back_s = m.t_s - latest_s
+        if back_s > (CLOCK_BACK_S if isinstance(self.rule, SourceRule) else BACK_S):
+            cleared = [self._event("cleared", m.t_s)] if self.raised else []
+            self._reset()
+            m = self.memory
+            m.t_s, m.era = latest_s, m.era + 1
+            m.raised_s = None if m.raised_s is None else m.raised_s - back_s
+            m.offline_s = None if m.offline_s is None else m.offline_s - back_s
+        m.t_s = max(m.t_s, latest_s)
+        return cleared
+
+    def judge(self) -> list[AlertEvent]:
+        """Judge the present reading at the time reached and say what changed."""
         m, reading = self.memory, self.reading
-        m.t_s = t_s = max(t_s, m.t_s)
+        t_s = m.t_s
         if m.offline_s is not None:
             self.reading = reading = _Reading(t_s - m.offline_s, on=True, off=False)
         if self.rule.schedule and self._timezone and not _active(self.rule.schedule, self._timezone, t_s):
@@ -189,14 +217,14 @@ class _Machine:
     def _reset(self) -> None:
         """Back to idle; only the cooldown and what is known of the source outlive an alert."""
         m = self.memory
-        self.memory = _Memory(t_s=m.t_s, raised_s=m.raised_s, offline_s=m.offline_s)
+        self.memory = _Memory(t_s=m.t_s, raised_s=m.raised_s, offline_s=m.offline_s, era=m.era, times=m.times)
         self.last = None
 
     def _event(self, state: Literal["raised", "updated", "cleared"], t_s: float) -> AlertEvent:
         m, reading = self.memory, self.reading
         assert m.raised_s is not None
         at, raised_at = timestamp(t_s), timestamp(m.raised_s)
-        alert_id = event_id("alert", self.rule.name, self.target, round(m.raised_s * 1e6))
+        alert_id = event_id("alert", self.rule.name, self.target, round(m.raised_s * 1e6), *([m.era] if m.era else []))
         value = m.peak if state == "updated" else reading.value
         self.last = AlertEvent(
             event_id=event_id(alert_id, state, round(t_s * 1e6)),
@@ -243,14 +271,13 @@ class _Machine:
         if isinstance(self.rule, LineRule):
             self._count([])
 
-    def set_wrong(self, wrong: bool, t_s: float) -> None:
+    def set_wrong(self, wrong: bool) -> None:
         """Take the reading of a rule about a source itself."""
         m = self.memory
-        t_s = max(t_s, m.t_s)
         if wrong and m.offline_s is None:
-            m.offline_s = t_s
+            m.offline_s = m.t_s
         elif not wrong and m.offline_s is not None:
-            self.reading = _Reading(t_s - m.offline_s)
+            self.reading = _Reading(m.t_s - m.offline_s)
             m.offline_s = None
 
     def state(self) -> dict[str, Any]:
@@ -268,7 +295,8 @@ class _Machine:
         """Nobody watches this target any more: back to idle, with what clears the alert."""
         t_s = max(t_s, self.memory.t_s)
         cleared = [self._event("cleared", t_s)] if self.raised else []
-        self.memory, self.reading, self.last = _Memory(t_s=t_s, raised_s=self.memory.raised_s), _Reading(), None
+        self.memory = _Memory(t_s=t_s, raised_s=self.memory.raised_s, era=self.memory.era)
+        self.reading, self.last = _Reading(), None
         return cleared
 
     def go_on_for(self, other: _Machine) -> None:
@@ -278,6 +306,7 @@ class _Machine:
     def restore(self, state: dict[str, Any]) -> None:
         memory, reading = state["memory"], state["reading"]
         self.memory = _Memory(**memory | {name: tuple(memory[name]) for name in ("sent_ids", "crossed_ids")})
+        self.memory.times = dict(self.memory.times)
         track_ids = reading["track_ids"]
         self.reading = _Reading(**reading | {"track_ids": None if track_ids is None else tuple(track_ids)})
         self.last = state["last"] and AlertEvent.model_validate(state["last"])
@@ -292,7 +321,7 @@ class _Machine:
 class AlertEngine:
     """All rules over any number of sources. Not thread-safe.
 
-    The times of one source must not fall. A rule over several sources goes by the latest time seen of any of them.
+    A rule over several sources goes by the latest time seen of any of them.
 
     Args:
         rules: with different names.
@@ -361,8 +390,9 @@ class AlertEngine:
                 self._occupancy[f"{source_id}/{zone}"] = count
         events = []
         for machine in self._of_source.get(source_id, ()):
+            events += machine.reach(source_id, t_s)
             machine.observe(observation, self._occupancy)
-            events += machine.judge(t_s)
+            events += machine.judge()
         return events
 
     def source_state(self, source_id: str, online: bool, t_s: float, tampered: str = "") -> list[AlertEvent]:
@@ -373,8 +403,9 @@ class AlertEngine:
         events = []
         for machine in self._of_source.get(source_id, ()):
             if isinstance(machine.rule, SourceRule):
-                machine.set_wrong(not online if isinstance(machine.rule, SourceOfflineRule) else tampered != "", t_s)
-                events += machine.judge(t_s)
+                events += machine.reach(source_id, t_s)
+                machine.set_wrong(not online if isinstance(machine.rule, SourceOfflineRule) else tampered != "")
+                events += machine.judge()
         return events
 
     def advance(self, source_id: str, t_s: float) -> list[AlertEvent]:
@@ -384,8 +415,9 @@ class AlertEngine:
         """
         events = []
         for machine in self._of_source.get(source_id, ()):
+            events += machine.reach(source_id, t_s)
             machine.pass_time()
-            events += machine.judge(t_s)
+            events += machine.judge()
         return events
 
     def active(self) -> list[AlertEvent]:

@@ -1,4 +1,10 @@
-"""SourceAnalyser: the tracker and the counter of one source, and how far it has come."""
+"""SourceAnalyser: the tracker and the counter of one source, and how far it has come.
+
+Time (``captured_at``) rises from frame to frame, however late the frames come. Small steps back count as standing still. Where
+it goes back further, because a camera's clock was put right or a recording was sent once more, the source begins anew: its
+open windows are closed, nobody has been seen yet, and its alerts are cleared (see ``alert``). The alternative would be to
+count nothing until the old time is reached again.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +17,17 @@ from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
 from stream.events import CountsEvent, TrackedObject, TracksEvent, event_id, timestamp
-from stream.frame import FrameInfo, FrameKey
+from stream.frame import REWIND_S, FrameInfo, FrameKey
+from stream.logs import get_logger
 from stream.observation import Direction, Observation
 from stream.redact import redact
 from stream.track import ByteTracker
 
+BACK_S = 10.0  # of a camera: so far apart may its own clock and the time of arrival be, which takes its place now and then
 GATED_S = GATE_HOLD_S + 2.0  # one whose gate may be closed: older frames may still come, decoded and detected late
-
-
 RECENT = 16  # analysed frames of a source whose events are kept: 0.6 s at 25 frames/s, for whoever looks at a picture
+
+logger = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -123,6 +131,12 @@ class SourceAnalyser:
     def update(self, info: FrameInfo, detections: Detections, now_s: float) -> tuple[Detections, Observation]:
         """Analyse one frame: what is reported of it, and what it says about the zones."""
         self.session, self.frame_index, self.seen_s = info.session, info.frame_index, now_s
+        back_s = self.t_s - info.captured_at
+        if back_s > (BACK_S if self.config.live else REWIND_S):
+            logger.warning("time goes back: the source begins anew", source_id=self.config.id, back_s=round(back_s, 3))
+            self.tracker.begin_anew()
+            self.counter.begin_anew()
+            self.t_s = 0.0
         self.t_s = max(self.t_s, info.captured_at)
         tracked = self.tracker.update(detections, self.t_s)
         return tracked, self.counter.update(self.t_s, info.width, info.height, tracked, self.tracker.hidden)
@@ -162,14 +176,15 @@ class SourceAnalyser:
             "counter": self.counter.state(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up a checkpoint, unless the source's settings have changed since."""
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Take up a checkpoint; False where the source's settings have changed since, so that nothing of it holds."""
         if state["fingerprint"] != self.fingerprint:
-            return
+            return False
         self.online, self.tampered, self.session = state["online"], state.get("tampered", ""), state["session"]
         self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])
+        return True
 
 
 def tracks_event(info: FrameInfo, model: str, objects: list[TrackedObject], stages: dict[str, float]) -> TracksEvent:

@@ -111,13 +111,18 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def without_files(state: dict[str, Any], config: PipelineConfig) -> dict[str, Any]:
-    """A checkpoint without what it holds of files and simulations."""
+    """A checkpoint without what it holds of files and simulations. An alert that watches something else as well goes on."""
     files = {source.id for source in config.sources if source.recorded}
     alerts = state["alerts"]
     return state | {
         "sources": {source_id: one for source_id, one in state["sources"].items() if source_id not in files},
         "alerts": {
             "occupancy": {path: n for path, n in alerts["occupancy"].items() if path.split("/")[0] not in files},
-            "machines": [machine for machine in alerts["machines"] if machine["source_id"] not in files],
+            "machines": [machine for machine in alerts["machines"] if not _sources_of(machine["target"]) <= files],
         },
     }
+
+
+def _sources_of(target: str) -> set[str]:
+    """The sources that an alert's target names: ``source/zone`` or ``source``, several joined by ``+``."""
+    return {path.partition("/")[0] for path in target.split("+")}

@@ -90,7 +90,7 @@ class _Line:
 class ZoneCounter:
     """Counts in the zones and at the lines of one source. Not thread-safe.
 
-    Times must not fall; one that does counts as the last one.
+    Times must not fall; one that does counts as the last one. Where they are to, ``begin_anew``.
 
     Args:
         source_id: id of the source.
@@ -200,6 +200,17 @@ class ZoneCounter:
         self._end_stays(t_s, self._least_grace_s(), left)
         self._forget(t_s, left)
         return self._observe(t_s, self._nobody(), left, {line.name: () for line in self._lines}, ())
+
+    def begin_anew(self) -> None:
+        """Time may go back now: the open window is closed, and nobody has been seen yet. What is known of the camera stays."""
+        self._windows.begin_anew()
+        self._tracks.clear()
+        for zone in self._zones:
+            zone.stays.clear()
+        for line in self._lines:
+            line.paths.clear()
+        self._t_s = self._frame_s = None
+        self._intervals_s = []
 
     def windows(self) -> list[CountsEvent]:
         """The windows closed since the last call, in time order.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import av
 
 from stream.errors import SourceUnreadable
-from stream.frame import Packet, Ticket, media_s
+from stream.frame import REWIND_S, Packet, Ticket, media_s
 from stream.logs import get_logger
 from stream.sources.base import Source
 from stream.upright import Matrix, Upright, matrix_of
@@ -43,10 +43,11 @@ class DecodedFrame:
 class Decoder:
     """Decodes the packets of one source on the calling thread; used from one thread.
 
-    Frames come in presentation order, later than their packets where the stream has B-frames. ``pts_s`` never falls. A
-    packet that cannot be decoded is counted in ``undecodable``, reported to the source, and skipped. The size may change
-    between frames. An empty packet, or ``flush``, gives out all frames that are held back; decoding can go on after
-    it with a key frame.
+    Frames come in presentation order, later than their packets where the stream has B-frames. ``pts_s`` never falls,
+    unless the source gives another codec context whose first packet lies more than ``REWIND_S`` back. A packet that
+    cannot be decoded is counted in ``undecodable``, reported to the source, and skipped. The size may change between
+    frames. An empty packet, or ``flush``, gives out all frames that are held back; decoding can go on after it with a
+    key frame.
 
     Attributes:
         decoded: packets that were given to the codec.
@@ -94,8 +95,9 @@ class Decoder:
         data = packet.data
         if not data.size:
             return self.flush()
-        frames = self._follow_codec()
-        self._last_ticket = data.opaque = ticket or self.ticket(packet)
+        ticket = ticket or self.ticket(packet)
+        frames = self._follow_codec(ticket)
+        self._last_ticket = data.opaque = ticket
         context = self._context
         assert context is not None
         context.skip_frame = "NONREF" if skippable else "DEFAULT"
@@ -123,12 +125,14 @@ class Decoder:
         self._context.flush_buffers()
         return frames
 
-    def _follow_codec(self) -> list[DecodedFrame]:
-        """Take the source's codec; returns what the one before still held."""
+    def _follow_codec(self, ticket: Ticket) -> list[DecodedFrame]:
+        """Take the source's codec for this ticket's packet; returns what the one before still held."""
         context = self._source.codec_context()
         if context is self._context:
             return []
         frames = self.flush()
+        if ticket.pts_s is not None and self._last_pts_s is not None and ticket.pts_s < self._last_pts_s - REWIND_S:
+            self._last_pts_s = None
         if not context.is_open:
             self._open(context)
         self._context = context

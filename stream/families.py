@@ -75,7 +75,13 @@ FAMILIES = (
     ),
     # the SLO
     _counter("slo_frames", "frames", "aggregator", "source", "Frames of cameras and Kafka that were held against the objective."),
-    _counter("slo_frames_late", "frames", "aggregator", "source", "Those of slo_frames_total that came after slo.latency_ms."),
+    _counter(
+        "slo_frames_late",
+        "frames",
+        "aggregator",
+        "source",
+        "Those of slo_frames_total that came after slo.latency_ms, or not at all.",
+    ),
     _gauge("slo_attainment_ratio", "ratio", "aggregator", "source", "Share in time over slo.window_s; source * is all.", ray=True),
     _gauge("slo_latency_seconds", "seconds", "aggregator", "percentile", "Latency over slo.window_s: p50, p95, p99.", ray=True),
     _gauge("slo_burn_rate", "ratio", "aggregator", "window", "How many times too fast the error budget is used up.", ray=True),

@@ -15,6 +15,8 @@ from stream.detections import Detections
 Uint8Array = npt.NDArray[np.uint8]
 FrameKey = tuple[str, int]
 """Names a frame of a source: session and frame index."""
+REWIND_S = 1.0
+"""Where time goes back by more, in a topic or a file, another recording begins; less is the jitter of a careless producer."""
 
 
 def media_s(ticks: int, base: Fraction) -> float:
@@ -101,7 +103,7 @@ class FrameInfo:
         session: names one opening of a live source; empty for inputs whose ``frame_index`` is the same on every
             replay (files, Kafka). ``frame_index`` rises strictly within a session.
         frame_index: number of the frame in its source, counted before sampling.
-        pts_s: media time in seconds, never falling within a session.
+        pts_s: media time in seconds, never falling within a session but where records of Kafka go back in time.
         captured_at: POSIX seconds, UTC.
         width, height: size of the source frame in pixels.
         captured_s, decoded_s, batched_s: monotonic seconds of the stages passed so far (``captured_s`` is moved

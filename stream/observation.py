@@ -23,7 +23,8 @@ class Observation:
 
     Attributes:
         source_id: id of the source.
-        t_s: POSIX seconds, event time; never falls from one observation of a source to the next.
+        t_s: POSIX seconds, event time; falls from one observation of a source to the next only where its time begins
+            anew, and then nothing seen before counts any more.
         occupancy: zone -> objects that count as inside (after entry inertia and exit grace).
         entered: zone -> ids of the tracks that began to count as inside at this moment; every zone is present.
         left: zone -> ids that ceased to.

@@ -22,12 +22,20 @@ class Schedule(Part):
     end: time = time(0, 0)
     timezone: str = "UTC"
 
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _written_out(cls, value: object) -> object:
+        """Pydantic reads a number as seconds after midnight: 8 would be 00:00:08."""
+        if not isinstance(value, time) and not (isinstance(value, str) and ":" in value):
+            raise ValueError("must be a time of day such as 08:00")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder, or too long a name
             raise ValueError(f"unknown time zone {name!r}") from error
         return name
 

@@ -1,8 +1,9 @@
 """SloTracker: is the latency objective held? Attainment, error budget, burn rates, breach and recovery.
 
-An analysed frame is *good* when its tracks event was acknowledged within ``latency_ms`` of the frame's capture. Frames
-that were dropped were not analysed and are not counted here (they have their own counters). Nor are those that the gate held
-back: they come late so that an event has its beginning, not because the service is slow.
+An analysed frame is *good* when its tracks event was acknowledged within ``latency_ms`` of the frame's capture. One whose
+event is not acknowledged is late all the same; ``arrivals`` says when it is given up. Frames that were dropped were not
+analysed and are not counted here (they have their own counters). Nor are those that the gate held back: they come late so
+that an event has its beginning, not because the service is slow.
 
 - *attainment*: good frames / frames, over ``window_s``.
 - *burn rate* over a window: (bad / frames) / (1 - objective). At 1 the error budget is used up exactly as fast as the
@@ -178,7 +179,8 @@ class SloTracker:
         self._judged = {SERVICE: _Judged(config, self._now_s())}
 
     def record(self, source_id: str, latency_s: float) -> bool:
-        """A frame's tracks event was acknowledged ``latency_s`` after the frame's capture; True where that is in time."""
+        """A frame's tracks event was acknowledged ``latency_s`` after the frame's capture, or has not been for so long; True where
+        that is in time."""
         good = latency_s <= self._limit_s
         bucket = 2 + bisect_left(BOUNDS_S, latency_s)
         columns = (_GOOD, _ALL) if good else (_ALL,)

@@ -127,6 +127,12 @@ class ByteTracker:
         """The tracks of the last frame that were not seen in it and should lie behind one that was, where they should be."""
         return self._hidden
 
+    def begin_anew(self) -> None:
+        """Forget all tracks and the time; ids go on."""
+        self._t_s = None
+        self._allocate(0)
+        self._hidden = Detections.empty()
+
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs, as JSON types; floats survive exactly."""
         return {

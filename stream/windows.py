@@ -61,6 +61,7 @@ class Windows:
         self._length_us = max(1, round(window_s * 1e6))
         self._zones = {name: _Zone() for name in zones}
         self._lines: dict[str, dict[Direction, int]] = {name: {"in": 0, "out": 0} for name in lines}
+        self._era = 0  # how often time has begun anew
         self._start_us: int | None = None  # of the open window
         self._from_us = 0  # from here on the window's occupancies are known
         self._now_us = 0
@@ -125,9 +126,17 @@ class Windows:
             self._close()
             self._start_us = None
 
+    def begin_anew(self) -> None:
+        """Time has gone back: close the open window. Those from here on have other event ids, as they may be of the same span."""
+        self.finish()
+        self._era += 1
+        self._zones = {name: _Zone() for name in self._zones}
+        self._last_frame_us = 0
+
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs, as JSON types."""
         return {
+            "era": self._era,
             "zones": {name: zone.state() for name, zone in self._zones.items()},
             "lines": {name: dict(counts) for name, counts in self._lines.items()},
             "start_us": self._start_us,
@@ -145,6 +154,7 @@ class Windows:
             self._zones[name] = _Zone(**zone | {"inside": set(zone["inside"]), "seen": set(zone["seen"])})
         for name in self._lines.keys() & state["lines"].keys():
             self._lines[name] = dict(state["lines"][name])
+        self._era = state.get("era", 0)
         self._start_us, self._from_us, self._now_us = state["start_us"], state["from_us"], state["now_us"]
         self._frames, self._last_frame_us = state["frames"], state["last_frame_us"]
         self._closed = [CountsEvent.model_validate(event) for event in state["closed"]]
@@ -192,7 +202,7 @@ class Windows:
     def _event(self, name: str) -> CountsEvent:
         assert self._start_us is not None
         return CountsEvent(
-            event_id=event_id(SCHEMA, self._source_id, name, self._start_us),
+            event_id=event_id(SCHEMA, self._source_id, name, self._start_us, *([self._era] if self._era else [])),
             source_id=self._source_id,
             window_start=timestamp(self._start_us / 1e6),
             window_end=timestamp((self._start_us + self._length_us) / 1e6),

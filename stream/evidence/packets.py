@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from stream.frame import Packet, media_s
+from stream.frame import REWIND_S, Packet, media_s
 from stream.sources.base import Source
 from stream.upright import Matrix
 
@@ -86,6 +86,9 @@ class PacketRing:
     def add(self, packet: KeptPacket, keep_s: float) -> None:
         """Keep a packet; those before the first key frame are of no use."""
         with self._lock:
+            if packet.key and packet.at_s < self.newest_s - REWIND_S:  # what was held is of another video
+                self._groups.clear()
+                self._bytes, self.newest_s, self._answered_s = 0, packet.at_s, None
             self.newest_s = max(self.newest_s, packet.at_s)
             if packet.key:
                 self._groups.append([packet])

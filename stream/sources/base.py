@@ -41,7 +41,8 @@ class Source(Protocol):
 
     def codec_context(self) -> av.VideoCodecContext:
         """A decoder for the packet given last, set up with the stream's parameters, not opened yet when it is new. The
-        decoder asks before each packet: another object than before means that the codec has changed."""
+        decoder asks before each packet: another object than before means that another video begins, and media time
+        may go back."""
 
     def packets(self) -> Iterator[Packet | DeadLetter | None]:
         """Packets in decode order. None means "nothing new, still alive", and is given at least once a second, so

@@ -18,7 +18,7 @@ from stream.clock import Clock
 from stream.config import KafkaInput, SourceConfig
 from stream.errors import RecordError, SourceUnavailable
 from stream.events import DeadLetter, event_id, timestamp
-from stream.frame import Packet, encoded
+from stream.frame import REWIND_S, Packet, encoded
 from stream.kafka_client import client_options, explain, unreachable
 from stream.logs import get_logger
 from stream.sources.records import Codec, Payload, parse
@@ -31,6 +31,7 @@ POLLED_RECORDS = 100
 FETCH_BYTES = 8 * 2**20  # waiting in memory; a single larger record still comes
 DEAD_LETTER_BYTES = 4096
 MAX_OPEN_KEYS = 64  # more than any decoder holds back
+MAX_AHEAD_S = 3600.0  # what Kafka 4 lets records be ahead of the broker's clock by default (KIP-937)
 MAX_AGE_S = 3600.0  # older records are a recording, whose latency says nothing
 TIME_BASE = Fraction(1, 1_000_000)
 INDEX_NOTE = "frame_index="
@@ -55,16 +56,18 @@ class KafkaSource:
     """One source's records in a topic; ``records`` says what they look like.
 
     Time: ``captured_at`` is the record's timestamp. ``pts_s`` is on the same clock, so it goes on over restarts and over
-    several videos in one topic; within a video it follows the header ``pts_s`` from key frame to key frame.
+    several videos in one topic; within a video it follows the header ``pts_s`` from key frame to key frame. Where a picture
+    or key frame was stamped more than ``REWIND_S`` before the newest one (a clip is published once more, say), time begins
+    anew with it, in a new codec context.
 
     Numbers: the ``frame_index`` of a picture is its offset. In encoded video a key frame has its offset too (or the
     next free number where frames before it needed more), and the frames behind it count on in presentation order. A
     replay numbers alike, so ``session`` is empty.
 
     Order: the records of one source lie in one partition, the first in which one is seen; one from elsewhere becomes a
-    dead letter. So does a record that cannot be read or decoded. Records with another key are skipped, as is encoded
-    video before its first key frame. The last frames of a video with B-frames stay in the decoder until the
-    next video or an end-of-stream record comes.
+    dead letter. So does a record that cannot be read or decoded, or that is stamped more than ``MAX_AHEAD_S`` in the
+    future. Records with another key are skipped, as is encoded video before its first key frame. The last frames of a
+    video with B-frames stay in the decoder until the next video or an end-of-stream record comes.
 
     Offsets are committed for the group, but the partitions are assigned by hand: a restarted consumer goes on at once
     instead of waiting for a dead member's session to end. Partitions added to the topic are seen at the next opening.
@@ -88,6 +91,7 @@ class KafkaSource:
         self._elsewhere: Mapping[TopicPartition, int] = {}
         self._contexts: dict[Codec, av.VideoCodecContext] = {}
         self._codec: Codec | None = None  # of the packet given last; None: a key frame is needed
+        self._newest_at = 0.0  # POSIX seconds of the newest record of this video
         self._base_s = 0.0  # record time minus media time at the last key frame
         self._next_index = 0
         self._keys: dict[int, Mapping[TopicPartition, int]] = {}  # boundaries that are given but not numbered yet
@@ -201,6 +205,10 @@ class KafkaSource:
         if record.value is None:
             self._skip("empty", partition, record)
             return
+        ahead_s = (record.timestamp or 0) / 1000 - self._clock.time()
+        if ahead_s > MAX_AHEAD_S:  # it would hold up all that comes after it until then
+            yield self._dead_letter(record, f"its timestamp, {record.timestamp} ms, lies {ahead_s:.0f} s in the future")
+            return
         try:
             payload = parse(record.value, record.headers)
         except RecordError as error:
@@ -219,6 +227,10 @@ class KafkaSource:
             return Packet(cast("av.Packet[av.VideoStream]", av.Packet()), captured_at, now_s, record.offset)
         self._codec, self._record = payload.codec, record
         pts_s = captured_at
+        if payload.key and captured_at < self._newest_at - REWIND_S:
+            self._contexts.clear()
+            self._newest_at = captured_at
+        self._newest_at = max(self._newest_at, captured_at)
         if payload.key:
             self._keys[record.offset] = self._elsewhere
             if len(self._keys) > MAX_OPEN_KEYS:  # key frames that the decoder swallowed

@@ -40,6 +40,7 @@ CODECS: dict[str, Codec] = {
 }
 PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+MAX_PTS_S = 1e10  # either way: six times the seconds since 1970; what a container's clock cannot count stops the source
 TRACEPARENT_CHARS = 55
 START_CODE = b"\0\0\1"
 
@@ -110,7 +111,7 @@ def _pts_s(named: dict[str, str]) -> float | None:
         pts_s = float(text)
     except ValueError:
         pts_s = math.nan
-    if not math.isfinite(pts_s):
+    if not abs(pts_s) <= MAX_PTS_S:  # nor NaN
         raise RecordError(f"header pts_s is not a number of seconds: {text[:80]!r}")
     return pts_s
 

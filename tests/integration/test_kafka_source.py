@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import av
 import cv2
@@ -281,6 +282,20 @@ def test_two_videos_in_one_topic_go_on(kafka_broker: Broker, tmp_path: Path) -> 
     assert reading.indices == [*range(15), *range(16, 28)]  # 15 is the end of the first stream
     times = [f.pts_s for f in reading.frames]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("payload", ["jpeg", "h264"])
+def test_a_clip_published_twice_comes_twice(kafka_broker: Broker, tmp_path: Path, payload: Literal["jpeg", "h264"]) -> None:
+    """The second one is stamped as if it had ended now, so it begins before the first one ended."""
+    topic, path = f"twice-{payload}", make_video(tmp_path / "clip.mp4", 40, b_frames=2, gop=10)
+    for _ in range(2):
+        publish(path, topic, "cam", connection(kafka_broker), payload)
+    frames = read(source_of(kafka_broker, topic), 80).frames
+    times = [frame.pts_s for frame in frames]
+    assert [np.diff(one) == pytest.approx([0.1] * 39, abs=2e-3) for one in (times[:40], times[40:])] == [True, True]
+    assert times[40] < times[39] - 1
+    again = read(source_of(kafka_broker, topic, group="again"), 80).frames
+    assert [(f.frame_index, f.pts_s, f.captured_at) for f in again] == [(f.frame_index, f.pts_s, f.captured_at) for f in frames]
 
 
 def test_other_codecs_are_encoded(kafka_broker: Broker, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The aggregator: events of frames, duplicates, and what survives a crash at any moment."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,142 @@ def test_a_source_that_is_removed_takes_its_alert_along() -> None:
     assert [alert.state for alert in sink.of(AlertEvent)] == ["raised", "cleared"]
 
 
+SITE = {"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 4}
+WATCHED = [CROWDS[0], SITE, {"name": "gone", "type": "source_offline"}, {"name": "covered", "type": "source_tampered"}]
+
+
+def cameras(host: str) -> list[dict[str, Any]]:
+    return [{"id": name, "uri": f"rtsp://{host}/{name}", "zones": ZONE, "gate": "off"} for name in "ab"]
+
+
+def states(sink: MemorySink) -> dict[str, str]:
+    """By rule, what became of its alerts."""
+    told: dict[str, str] = {}
+    for alert in sink.of(AlertEvent):
+        told[alert.rule] = f"{told.get(alert.rule, '')} {alert.state}".strip()
+    return told
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_alerts_of_a_camera_end_with_its_address(tmp_path: Path, restarted: bool) -> None:
+    """The new one may never answer, and what the old one showed is not to count for it."""
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, tmp_path, clock, sources=cameras("old"), alerts=WATCHED)
+    frames = [batch((frame("a", i, "s"), people(5)), (frame("b", i, "s"), people(0))) for i in range(10)]
+    wrong = [SourceState("a", True, "", T0, "black"), SourceState("a", False, "lost", T0 + 1, "black")]
+    send(to, *frames, *wrong)
+    assert states(sink) == dict.fromkeys(["crowd-a", "site", "covered", "gone"], "raised")
+    after = config(sources=cameras("new"), alerts=WATCHED)
+    if restarted:
+        to.close()
+        to = aggregator(sink, tmp_path, clock, sources=cameras("new"), alerts=WATCHED)
+    to.set_sources(after.sources, after.alerts)
+    assert states(sink) == dict.fromkeys(["crowd-a", "site", "covered", "gone"], "raised cleared")
+    assert to.news(None).active == frozenset()
+    clock.advance(60)
+    send(to, batch((replace(frame("b", 1, "s2"), captured_at=T0 + 60), people(1))), start=13)
+    assert states(sink)["site"] == "raised cleared", "one in b, and nothing is known of a"
+    send(to, SourceState("a", False, "refused", T0 + 61, "frozen"), start=14)
+    assert states(sink)["gone"] == states(sink)["covered"] == "raised cleared raised"
+    later = batch(*((replace(frame("a", i, "s2"), captured_at=T0 + 62 + i / 10), people(5)) for i in range(10)))
+    send(to, later, start=15)
+    assert states(sink)["crowd-a"] == states(sink)["site"] == "raised cleared raised"
+
+
+def test_an_alert_of_a_file_that_is_replaced_is_raised_by_the_next_one_too() -> None:
+    """Its frames are older than the moment at which it was replaced."""
+    sink = MemorySink()
+    to = aggregator(sink, clock=ManualClock(T0 + 86_400))
+    send(to, *(batch((frame("a", i), people(3))) for i in range(10)))
+    after = config(sources=[{"id": "a", "uri": "other.mp4", "zones": ZONE}])
+    to.set_sources(after.sources, after.alerts)
+    send(to, *(batch((frame("a", i), people(3))) for i in range(10)), start=11)
+    assert states(sink) == {"crowd": "raised cleared raised"}
+
+
+CAMERA = [{"id": "a", "uri": "rtsp://h/a", "gate": "off", "zones": ZONE}]
+INTRUSION = [{"name": "in", "type": "intrusion", "zone": "a/all"}]
+
+
+def seen_at(index: int, at_s: float, n: int = 1, session: str = "s") -> DetectedBatch:
+    return batch((replace(frame("a", index, session), captured_at=T0 + at_s), people(n)))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_camera_whose_clock_is_put_right_goes_on_at_once(tmp_path: Path, restarted: bool) -> None:
+    sink, clock = MemorySink(), ManualClock(T0 + 3600)
+    to = aggregator(sink, tmp_path, clock, sources=CAMERA, alerts=INTRUSION)
+    send(to, *(seen_at(i, 3600 + i / 10) for i in range(30)))
+    assert states(sink) == {"in": "raised"}
+    if restarted:
+        to.close()
+        to = aggregator(sink, tmp_path, clock, run="another run", sources=CAMERA, alerts=INTRUSION)
+    before = len(counts_of(sink))
+    send(to, *(seen_at(i, i / 10, 0, "t") for i in range(30, 60)), start=31)
+    assert states(sink) == {"in": "raised cleared"}, "nobody is there from 3 s on, by the right clock"
+    send(to, *(seen_at(i, i / 10, int(i > 60), "t") for i in range(60, 80)), start=61)
+    assert states(sink) == {"in": "raised cleared raised"}
+    counts = counts_of(sink)[before:]
+    assert [round(event.window_start.timestamp() - T0) for event in counts] == [3602, *range(3, 7)]
+    assert [event.entered for event in counts[1:]] == [0, 0, 0, 1]
+    assert len({event.event_id for event in sink.events}) == len(sink.events)
+    tracks = [one.track_id for event in sink.of(TracksEvent) for one in event.objects]
+    assert set(tracks) == {1, 2}, "no id is given twice"
+
+
+@pytest.mark.parametrize(
+    ("back_s", "live", "anew"), [(0.9, False, False), (1.5, False, True), (9.9, True, False), (10.5, True, True)]
+)
+def test_small_steps_back_count_as_standing_still(back_s: float, live: bool, anew: bool) -> None:
+    sink = MemorySink()
+    to = aggregator(sink, sources=CAMERA if live else [{"id": "a", "uri": "a.mp4", "zones": ZONE}], alerts=[])
+    send(to, *(seen_at(i, i / 10) for i in range(200)), seen_at(200, 19.9 - back_s))
+    assert ([one.track_id for one in sink.of(TracksEvent)[-1].objects] == [2]) is anew
+
+
+def test_frames_that_the_gate_held_do_not_turn_time_back() -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}], alerts=[])
+    send(to, live_frame(1, clock, 0.0))
+    for _ in range(80):
+        clock.advance(0.5)
+        to.tick()
+    send(to, live_frame(3, clock, 1.0, held_s=39.0), live_frame(5, clock, 2.0, held_s=38.0), start=2)
+    assert [one.track_id for event in sink.of(TracksEvent) for one in event.objects] == [1, 1, 1]
+
+
+def twice() -> list[Message]:
+    """A clip of 6 s that is sent a second time 2 s later, stamped as if it had ended then: time goes back by 4 s."""
+    crowd = [3 if 20 <= i < 40 else 1 for i in range(60)]
+    return [seen_at(i + 60 * turn, 2 * turn + i / 10, n, "") for turn in range(2) for i, n in enumerate(crowd)]
+
+
+@pytest.mark.parametrize("crash_at", [0, 25, 59, 60, 61, 62, 85, 100, 119])
+def test_a_clip_that_is_sent_twice_counts_twice_also_over_a_crash(tmp_path: Path, crash_at: int) -> None:
+    sink, clock = MemorySink(), ManualClock(T0)
+    to = aggregator(sink, tmp_path, clock)
+    safe = 0
+    for number, message in enumerate(twice()[:crash_at], 1):
+        clock.advance(0.1)
+        safe = to.process("sender", number, message, None).safe
+    to = aggregator(sink, tmp_path, clock)
+    again = twice()[max(0, safe - 10) :]  # some of it has been seen
+    for number, message in enumerate(again, safe + 1):
+        clock.advance(0.1)
+        to.process("sender", number, message, None)
+    send(to, SourceFinished("a"), start=1000)
+    whole = MemorySink()
+    send(aggregator(whole), *twice(), SourceFinished("a"))
+    assert by_id(sink.events) == by_id(whole.events)
+    raised, cleared, *others = whole.of(AlertEvent)
+    assert [(event.state, event.at - event.raised_at) for event in (raised, cleared)] == [
+        (event.state, event.at - event.raised_at) for event in others
+    ]
+    assert (others[0].at - raised.at).total_seconds() == 2
+    assert [event.frames for event in counts_of(whole)] == [10] * 12
+    assert len({event.event_id for event in whole.events}) == len(whole.events)
+
+
 def test_alerts_of_what_went_during_an_outage_are_cleared_after_it(tmp_path: Path) -> None:
     """Rules and sources may have been changed while the aggregator was away."""
     offline = {"name": "gone", "type": "source_offline"}
@@ -275,6 +413,34 @@ def test_another_run_of_the_service_reads_files_again_and_resumes_the_rest(tmp_p
     assert [alert.source_id for alert in second.of(AlertEvent)] == ["a"]
 
 
+def test_a_rule_over_several_files_raises_again_in_another_run(tmp_path: Path) -> None:
+    site = [{"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 3, "for_s": 0.5}]
+    crowd = [batch((frame("a", i), people(n)), (frame("b", i), people(n))) for i, n in enumerate([2] * 10 + [0] * 10)]
+    told = []
+    for run in ("run", "another run"):
+        sink = MemorySink()
+        to = aggregator(sink, tmp_path, run=run, alerts=site)
+        for number, message in enumerate(crowd, 1):
+            to.process(run, number, message, None)
+        to.close()
+        told.append([(alert.event_id, alert.state) for alert in sink.of(AlertEvent)])
+    assert [state for _, state in told[0]] == ["raised", "cleared"]
+    assert told[1] == told[0]
+
+
+def test_an_alert_over_a_camera_and_a_file_is_cleared_in_another_run(tmp_path: Path) -> None:
+    sources = [{"id": "a", "uri": "rtsp://h/a", "zones": ZONE}, {"id": "b", "uri": "b.mp4", "zones": ZONE}]
+    changes = {"sources": sources, "alerts": [{"name": "site", "type": "crowd", "zones": ["a/all", "b/all"], "above": 3}]}
+    first, second = MemorySink(), MemorySink()
+    to = aggregator(first, tmp_path, **changes)
+    send(to, batch((frame("a", 0, "s1"), people(2)), (frame("b", 0), people(2))))
+    to.close()
+    again = aggregator(second, tmp_path, run="another run", **changes)
+    again.process("another sender", 1, batch((frame("a", 20, "s2"), people(0))), None)
+    [raised], [cleared] = first.of(AlertEvent), second.of(AlertEvent)
+    assert (raised.state, cleared.state, cleared.alert_id) == ("raised", "cleared", raised.alert_id)
+
+
 def test_a_removed_source_is_forgotten() -> None:
     sink, metrics = MemorySink(hold=True), Metrics()
     to = Aggregator(config(), CLASSES, sink, ManualClock(T0), metrics)
@@ -308,6 +474,56 @@ def test_late_frames_make_one_breach_and_one_recovery() -> None:
     assert changes.count(("a", "slo_breached")) == changes.count(("a", "slo_recovered")) == 1
     assert ("*", "slo_breached") in changes
     assert changes[-1][1] == "slo_recovered"
+
+
+class Sheds(MemorySink):
+    """Gives up every second event that it may, as a full one does: it is never acknowledged."""
+
+    def write(self, event: Event, on_acknowledged: Callable[[], None] | None = None, **options: Any) -> None:
+        given_up = options.get("droppable") and len(self.of(TracksEvent)) % 2 == 0
+        super().write(event, None if given_up else on_acknowledged, **options)
+
+
+@pytest.mark.parametrize(("sink", "good"), [(MemorySink(hold=True), 0.0), (Sheds(), 0.5)])
+def test_frames_whose_events_do_not_arrive_are_late(sink: MemorySink, good: float) -> None:
+    clock, metrics = ManualClock(T0), Metrics()
+    sources = [{"id": "a", "uri": "rtsp://h/a", "gate": "off"}]
+    to = Aggregator(config(sources=sources, alerts=[], slo={"latency_ms": 500}), CLASSES, sink, clock, metrics)
+    for number in range(100):
+        clock.advance(0.2)
+        to.process("sender", number + 1, live_frame(number, clock, 0.2 * (number + 1)), None)
+        to.tick()
+    assert [(event.source_id, event.state) for event in sink.of(HealthEvent)] == [("*", "slo_breached"), ("a", "slo_breached")]
+    clock.advance(4)
+    to.tick()
+    counts, before = to.slo_counts()["a"], sink.of(HealthEvent)
+    assert counts.frames == pytest.approx(92, abs=4), "the newest may still come"
+    assert counts.good == pytest.approx(good * 100, abs=8)
+    assert to.latencies(60)["a"][2] >= 5
+    clock.advance(60)
+    to.tick()
+    late = [line for line in metrics.expose().decode().splitlines() if line.startswith("framewatch_slo_frames_late_total")]
+    sink.release()  # the broker is back
+    to.tick()
+    assert late == ['framewatch_slo_frames_late_total{source="a"} ' + str(100 * (1 - good))]
+    assert late[0] in metrics.expose().decode(), "not counted again"
+    assert 'framewatch_slo_frames_total{source="a"} 100.0' in metrics.expose().decode()
+    assert sink.of(HealthEvent) == before
+
+
+def test_a_slow_broker_is_told_with_its_true_latency() -> None:
+    sink, clock = MemorySink(hold=True), ManualClock(T0)
+    to = aggregator(sink, clock=clock, sources=[{"id": "a", "uri": "rtsp://h/a"}], alerts=[], slo={"latency_ms": 500})
+    for number in range(12):
+        to.process("sender", number + 1, live_frame(number, clock, clock.monotonic() - 1000), None)
+        for _ in range(4):
+            clock.advance(1)
+            to.tick()
+        sink.release()
+        to.tick()
+    counts = to.slo_counts()["a"]
+    assert (counts.frames, counts.good) == (12, 0)
+    assert to.latencies(60)["a"] == pytest.approx((4, 4, 4), rel=0.2)
 
 
 def counts_of(sink: MemorySink) -> list[CountsEvent]:

@@ -119,9 +119,49 @@ def test_no_update_while_clearing() -> None:
     assert play(e, (0, 4), (0.5, 9), (0.7, 0), (2, 0)) == [(0, "raised", 4)]
 
 
-def test_time_that_falls_back_counts_as_standing_still() -> None:
+def test_time_that_falls_back_a_bit_counts_as_standing_still() -> None:
     e = engine(CROWD | {"for_s": 2})
-    assert play(e, (0, 4), (-50, 4), (1.9, 4), (2, 4)) == [(2, "raised", 4)]
+    assert play(e, (0, 4), (-1, 4), (1.9, 4), (2, 4)) == [(2, "raised", 4)]
+
+
+def test_a_rule_begins_anew_where_time_goes_back() -> None:
+    """What waits does so for no longer than it would have, the cooldown too; the same moment makes another alert."""
+    rule = CROWD | {"for_s": 2, "cooldown_s": 10}
+    e = engine(rule)
+    assert play(e, (0, 4), (2, 4), (5, 4)) == [(2, "raised", 4)]
+    first = e.active()[0]
+    assert play(e, (-3600, 4)) == [(5, "cleared", 4)]
+    assert e.active() == []
+    again = engine(rule)
+    again.restore(json.loads(json.dumps(e.state())), 0.0)
+    for one in (e, again):
+        assert play(one, (-3598, 4), (-3593.1, 4), (-3593, 4)) == [(-3593, "raised", 4)], (
+            "10 s after the raise, 3 of which had gone by"
+        )
+        assert play(one, (-3592, 0)) == [(-3592, "cleared", 0)]
+        raised = [event for t in (0, 1, 2) for event in one.observe(observation(t, 4))]
+        assert [told(event) for event in raised] == [(2, "raised", 4)]
+        assert raised[0].alert_id != first.alert_id
+        assert raised[0].raised_at == first.raised_at
+
+
+def test_a_rule_over_several_sources_begins_anew_with_the_last_of_them() -> None:
+    e = engine({"name": "site", "type": "crowd", "zones": ["hall/floor", "yard/floor"], "above": 3, "for_s": 1})
+    for t in range(4):
+        e.observe(observation(t, 4))
+        assert e.observe(observation(t - 1800, 0, source="yard")) == [], "it has always lagged"
+    assert len(e.active()) == 1
+    assert e.observe(observation(-600, 4)) != []
+    assert e.active() == []
+    e.observe(observation(-1790, 0, source="yard"))
+    assert [told(event) for event in e.observe(observation(-599, 4))] == [(-599, "raised", 4)]
+
+
+def test_a_source_that_is_offline_stays_so_when_its_clock_is_put_right() -> None:
+    e = engine({"name": "gone", "type": "source_offline", "for_s": 5})
+    for t, states in ((0, []), (4, []), (5, ["raised"]), (-3, []), (-5.1, ["cleared"]), (-1, []), (0, ["raised"]), (1, [])):
+        assert [event.state for event in e.source_state("hall", False, T0 + t)] == states, t
+    assert [event.value for event in e.source_state("hall", True, T0 + 2)] == [pytest.approx(12.1)]
 
 
 def test_a_crowd_over_several_sources() -> None:

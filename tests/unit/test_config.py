@@ -99,6 +99,17 @@ def test_schedule() -> None:
         {"days": ["sat"], "start": "22:00", "end": "06:00", "timezone": "Europe/Berlin"}
     )
     assert (schedule.start, schedule.end) == (time(22), time(6))
+    assert Schedule(start=time(8), end=time(18)).start == time(8)
+    assert Schedule.model_validate(schedule.model_dump(mode="json")) == schedule, "as the API gives it"
+
+
+@pytest.mark.parametrize(
+    "update",
+    [{"start": 8}, {"end": 18.0}, {"start": 800}, {"end": "18"}, {"start": None}, {"timezone": "Europe"}, {"timezone": "A" * 300}],
+)
+def test_schedules_that_would_mean_something_else(update: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"such as 08:00|unknown time zone"):
+        Schedule.model_validate(update)
 
 
 def test_parts_cannot_be_changed_and_know_their_keys() -> None:

@@ -147,6 +147,14 @@ def test_the_example_works_as_it_stands(tmp_path: Path) -> None:
             {"alerts.0.schedule.timezone": "Mars/X"},
         ),
         (
+            HEAD + "alerts: [{name: x, type: source_offline, schedule: {timezone: Europe}}]",
+            {"alerts.0.schedule.timezone": "unknown time zone 'Europe'"},
+        ),
+        (
+            HEAD + "alerts: [{name: x, type: source_offline, schedule: {start: 8, end: '18'}}]",
+            {"alerts.0.schedule.start": "such as 08:00 (found 8)", "alerts.0.schedule.end": "such as 08:00 (found '18')"},
+        ),
+        (
             HEAD + "sinks: [{type: kafka}, {type: jsonl}]",
             {"sinks.0.bootstrap_servers": "is required", "sinks.1.path": "is required"},
         ),

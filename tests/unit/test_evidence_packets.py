@@ -92,6 +92,14 @@ def test_it_is_bounded_whatever_is_wanted() -> None:
     assert len(made.packets()) == 1
 
 
+def test_a_video_that_begins_before_the_last_one_ended_takes_its_place() -> None:
+    made = ring(60)
+    for number in range(30):
+        made.add(kept(600 + number, key=number % 10 == 0, at_s=20 + number / 10), 2.0)
+    assert span_s(made) == (20.0, 22.9)
+    assert made.newest_s == 22.9
+
+
 def test_packets_before_the_first_key_frame_are_of_no_use() -> None:
     made = PacketRing("", 5000)
     made.add(kept(0), 1.0)

@@ -6,17 +6,22 @@ import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import cv2
 import pytest
+from kafka import TopicPartition
 
 from stream.clock import SystemClock
 from stream.config import KafkaConnection, KafkaInput, SourceConfig
 from stream.decode import DecodedFrame, Decoder
 from stream.errors import RecordError, SourceError, SourceTruncated, SourceUnreadable
+from stream.events import DeadLetter
 from stream.frame import Packet
 from stream.kafka_client import client_options, explain
 from stream.retry import Backoff
+from stream.sample import FrameSampler
 from stream.sources import open_source
 from stream.sources.file import FileSource
 from stream.sources.kafka import KafkaSource
@@ -24,7 +29,9 @@ from stream.sources.records import is_key, parse
 from stream.sources.rtsp import RtspSource
 from stream.sources.timeline import Timeline
 from stream.testing.clock import ManualClock
-from tests.support.media import make_video
+from tests.support.media import make_video, picture
+
+NOW_S = 1_700_000_000
 
 
 @dataclass
@@ -332,6 +339,76 @@ def test_open_source_follows_the_scheme() -> None:
 # -- Kafka: connections and records
 
 
+class Records:
+    """A consumer that has these (timestamp in ms, value, headers) and then nothing more; it closes its source."""
+
+    def __init__(self, source: KafkaSource, *records: tuple[int, bytes, list[tuple[str, bytes]]]):
+        self._source = source
+        self._records = [
+            SimpleNamespace(topic="t", partition=0, offset=i, key=b"cam", value=value, headers=headers, timestamp=timestamp_ms)
+            for i, (timestamp_ms, value, headers) in enumerate(records)
+        ]
+
+    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[SimpleNamespace]]:
+        records, self._records = self._records, []
+        if not records:
+            self._source.close()
+        return {TopicPartition("t", 0): records}
+
+
+def read_records(*records: tuple[int, bytes, list[tuple[str, bytes]]], at_s: float) -> tuple[list[DecodedFrame], list[DeadLetter]]:
+    """What comes of records that are read at this POSIX time."""
+    source = KafkaSource(SourceConfig(id="cam", uri="kafka://t"), KafkaInput(bootstrap_servers=["127.0.0.1:1"]), ManualClock(at_s))
+    source._consumer = Records(source, *records)
+    decoder, frames, letters = Decoder(source), [], []
+    for item in source.packets():
+        if isinstance(item, Packet):
+            frames += decoder.decode(item)
+        elif item is not None:
+            letters.append(item)
+    return frames, letters
+
+
+def jpeg(index: int) -> bytes:
+    return cv2.imencode(".jpg", picture(index))[1].tobytes()
+
+
+def published(at_s: float, seconds: float) -> list[tuple[int, bytes, list[tuple[str, bytes]]]]:
+    """A clip of 5 frames/s, as ``publish`` sends it when it ends then."""
+    times = [i / 5 for i in range(round(5 * seconds))]
+    return [(round((at_s - seconds + t) * 1000), jpeg(i), [("pts_s", f"{t:.6f}".encode())]) for i, t in enumerate(times)]
+
+
+def test_a_clip_that_is_published_twice_comes_twice() -> None:
+    """The second one is stamped as if it had begun before the first one ended."""
+    frames, letters = read_records(*published(NOW_S, 6), *published(NOW_S + 2, 6), at_s=NOW_S + 2)
+    assert letters == []
+    assert [frame.frame_index for frame in frames] == list(range(60))
+    assert [frame.captured_at for frame in frames] == pytest.approx(
+        [NOW_S - 6 + i / 5 + 2 * (i >= 30) - 6 * (i >= 30) for i in range(60)]
+    )
+    assert [frame.pts_s for frame in frames] == pytest.approx([frame.captured_at for frame in frames])
+    sampler = FrameSampler(1)
+    assert [i for i, frame in enumerate(frames) if sampler.keep(frame.pts_s)] == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]
+
+
+def test_jitter_of_the_timestamps_is_no_new_video() -> None:
+    times_s = [NOW_S, NOW_S + 0.5, NOW_S - 0.4, NOW_S + 1]
+    frames, _ = read_records(*((round(t * 1000), jpeg(i), []) for i, t in enumerate(times_s)), at_s=NOW_S)
+    assert [frame.pts_s - NOW_S for frame in frames] == pytest.approx([0, 0.5, 0.5, 1])
+
+
+@pytest.mark.parametrize("timestamp_ms", [(NOW_S + 86_400) * 10**3, NOW_S * 10**6, NOW_S * 10**9, (NOW_S + 3601) * 10**3])
+def test_a_record_from_the_future_is_a_dead_letter_and_stops_nothing(timestamp_ms: int) -> None:
+    times_ms = [NOW_S * 1000 - 200, timestamp_ms, NOW_S * 1000, (NOW_S + 3599) * 1000]
+    frames, letters = read_records(*((time_ms, jpeg(i), []) for i, time_ms in enumerate(times_ms)), at_s=NOW_S)
+    assert [frame.captured_at for frame in frames] == [NOW_S - 0.2, NOW_S, NOW_S + 3599]
+    [letter] = letters
+    assert letter.offset == 1
+    assert letter.reason.startswith(f"its timestamp, {timestamp_ms} ms, lies ")
+    assert letter.reason.endswith(" s in the future")
+
+
 def test_client_options() -> None:
     connection = KafkaConnection(
         bootstrap_servers=["a:1", "b:2"],
@@ -400,6 +477,7 @@ def test_good_records(value: bytes, headers: dict[str, str], codec: str, key: bo
         (b"\0\0\0\x09\x65slice", {"codec": "h264"}, "Annex B"),
         (IDR, {"codec": "h264", "pts_s": "soon"}, "pts_s"),
         (IDR, {"codec": "h264", "pts_s": "nan"}, "pts_s"),
+        (IDR, {"codec": "h264", "pts_s": "-1e300"}, "pts_s"),
     ],
 )
 def test_bad_records(value: bytes, headers: dict[str, str], reason: str) -> None:
