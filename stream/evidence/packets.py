@@ -86,7 +86,7 @@ class PacketRing:
     def add(self, packet: KeptPacket, keep_s: float) -> None:
         """Keep a packet; those before the first key frame are of no use."""
         with self._lock:
-            if packet.key and packet.at_s < self.newest_s - REWIND_S:  # what was held is of another video
+            if packet.key and packet.timed and packet.at_s < self.newest_s - REWIND_S:  # what was held is of another video
                 self._groups.clear()
                 self._bytes, self.newest_s, self._answered_s = 0, packet.at_s, None
             self.newest_s = max(self.newest_s, packet.at_s)

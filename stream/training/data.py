@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,9 +108,6 @@ def check_apart(train: Merged, val: Merged) -> None:
 def _class_names(read: Sequence[tuple[Path, CocoDataset]], allowed: Sequence[str] | None) -> list[str]:
     names, first_in = list(allowed or ()), dict.fromkeys(allowed or (), Path("the training data"))
     for path, dataset in read:
-        twice = [name for name, count in Counter(dataset.class_names).items() if count > 1]
-        if twice:
-            raise DatasetError(f"{path}: category {twice[0]!r} is listed twice")
         for name in dataset.class_names:
             if name in first_in:
                 continue

@@ -280,7 +280,7 @@ def test_the_aggregator_that_a_source_has_moved_to_hears_that_it_is_offline(monk
 def test_an_ingest_actor_knows_which_sources_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("configure_process", "RayMetrics", "RemoteAggregator", "ServeDetector", "Ingest", "Lease"):
         monkeypatch.setattr(f"actors.ingest.{name}", MagicMock())
-    actor = IngestActor("ingest-0", PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")}), MagicMock())
+    actor = IngestActor("ingest-0", PipelineConfig(detectors={"people": DetectorConfig(model="m.onnx")}), MagicMock(), "digest")
     for shards in ({"a": 0, "b": 1}, {"a": 0, "b": 1, "c": 0}, {"a": 1, "b": 1, "c": 0}):
         actor.set_sources([], shards, [])
     assert actor._ingest.say_again.mock_calls == [call(["a"])]  # type: ignore[attr-defined]
