@@ -85,6 +85,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Sources": (
         Panel("Sources by state", "short", ((f"sum by (state) (framewatch_sources{{{JOB}}})", "{{state}}"),), stacked=True),
         Panel("Up", "bool_yes_no", ((f"max by (source) (framewatch_source_up{{{ONE}}})", "{{source}}"),), kind="state-timeline"),
+        Panel(
+            "Tampered with",
+            "bool_yes_no",
+            ((f"max by (source) (framewatch_source_tampered{{{ONE}}})", "{{source}}"),),
+            kind="state-timeline",
+        ),
         Panel("Frames analysed", "reqps", ((_rate(FRAMES, f'{ONE},outcome="analysed"', "source"), "{{source}}"),)),
         Panel("p99 latency", "s", ((_quantile(0.99, LATENCY, ONE, "source"), "{{source}}"),)),
         Panel("Attempts to reconnect", "reqps", ((_rate("framewatch_reconnects_total", ONE, "source"), "{{source}}"),)),

@@ -144,6 +144,14 @@ def _alerts(timing: Timing) -> list[Rule]:
             patience,
         ),
         _alert(
+            "FramewatchSourceTampered",
+            f"max by ({SERVICE}, source) (framewatch_source_tampered) == 1",
+            "warning",
+            "Source {{ $labels.source }} does not show what it usually shows",
+            "It is covered, frozen, blurred or turned away, so its counts mean nothing. GET /v1/sources says which; look at it.",
+            patience,
+        ),
+        _alert(
             "FramewatchNoDetector",
             f"sum by ({SERVICE}, detector) (framewatch_detector_replicas) == 0",
             "critical",
