@@ -33,8 +33,10 @@ from stream.testing.rtsp_server import CameraServer
 REPORT_S = 5.0
 FPS = 5  # analysed
 FILM_FPS, FILM_WIDTH, FILM_HEIGHT = 10.0, 960, 540
-LONGEST_FILM_S = 120.0  # a longer demo plays it again
-START_S = 20.0  # of film that play while the service starts
+FILM_SHARE = 0.8  # of the demo: all of a film is shown, wherever it is when the service is up, and its crowd comes and goes
+LONGEST_FILM_S = 120.0  # a longer demo plays it more than once
+START_S = 200.0  # at most of film that plays while the service starts
+FIRST_FRAMES_S = 60.0  # at most from then to the first frames of all cameras; a slow machine takes 15 s
 MODEL = "simulated-person"
 CAMERAS = {"plaza": (101, 16), "corridor": (101, 8), "street": (101, 14), "station": (101, 14)}
 """Scene: seed and people. The seeds, and the whole station, are unknown to the model."""
@@ -50,7 +52,7 @@ USER, PASSWORD = "viewer", "demo"  # of the cameras that this demo serves on loo
 
 def shots(seconds: float) -> dict[str, Shot]:
     """What each camera films for a demo of so many seconds."""
-    length_s = math.ceil(min(seconds + START_S, LONGEST_FILM_S))
+    length_s = math.ceil(min(FILM_SHARE * seconds, LONGEST_FILM_S))
     return {
         scene: Shot(scene, seed, (people, people), length_s, FILM_FPS, FILM_WIDTH, FILM_HEIGHT)
         for scene, (seed, people) in CAMERAS.items()
@@ -167,10 +169,10 @@ def demo(stop: threading.Event, seconds: float) -> int:
 def _serve(
     cameras: dict[str, Shot], folder: Path, stop: threading.Event, run_s: float, console: Console
 ) -> tuple[PipelineConfig, Tally]:
-    """Cameras, broker, service and consumer, for ``run_s`` seconds after the service is up."""
+    """Cameras, broker, service and consumer, for ``run_s`` seconds after all cameras have been analysed for the first time."""
     clips = {name: folder / "films" / shot.name / "video.mp4" for name, shot in cameras.items()}
     begin_at = math.ceil(time.time()) + 1.0
-    truth = read_truth(folder / "films", cameras, begin_at, run_s + 10 * START_S)
+    truth = read_truth(folder / "films", cameras, begin_at, run_s + START_S)
     with (
         EmbeddedBroker(folder / "broker") as broker,
         CameraServer(clips, user=USER, password=PASSWORD, begin_at=begin_at) as server,
@@ -182,12 +184,17 @@ def _serve(
         connection = KafkaConnection(bootstrap_servers=[broker.bootstrap])
         consumer = threading.Thread(target=consume, args=(connection, tally, ended, console), name="consumer")
 
+        def run_out() -> None:
+            patience_s = time.monotonic() + FIRST_FRAMES_S
+            while not all(tally.frames[name] for name in cameras) and time.monotonic() < patience_s and not stop.wait(0.2):
+                pass
+            stop.wait(run_s)
+            stop.set()
+
         def ready(url: str) -> None:
             console.print(f"the service is up: {url} shows the cameras; {url}/metrics")
             consumer.start()
-            timer = threading.Timer(run_s, stop.set)
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=run_out, name="run-out", daemon=True).start()
 
         try:
             up(config, stop, dashboard=False, on_ready=ready)

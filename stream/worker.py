@@ -224,6 +224,8 @@ class SourceWorker:
         if self.config.live:
             give_way(DECODE_NICE)
         self._metrics.source_begins(self.config.id)
+        if self._tamper is not None:
+            self._metrics.source_tampered(self.config.id, False)
         backoff = Backoff(self.config.rtsp.backoff_initial_s, self.config.rtsp.backoff_max_s)
         while not self._stopping.is_set():
             frames = self._tally.frames

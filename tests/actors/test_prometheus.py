@@ -36,7 +36,7 @@ SELDOM = {name for name in DOCUMENTED if re.search("_(frames_removed|pictures|ev
 def config(clip: Path) -> dict[str, Any]:
     camera = {"uri": str(clip), "realtime": True, "loop": True, "fps": 5}
     return {
-        "sources": [{"id": "hall", **camera}, {"id": "yard", **camera, "gate": "on"}],
+        "sources": [{"id": "hall", **camera}, {"id": "yard", **camera, "gate": "on", "tamper": "on"}],
         "alerts": [{"name": "lost", "type": "source_offline"}],
         "sinks": [{"type": "jsonl", "path": "events.jsonl"}],
         "slo": {"latency_ms": 2000},
