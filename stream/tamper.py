@@ -76,7 +76,7 @@ class Tamper:
         """Look at a picture, unless the last look was less than ``LOOK_S`` ago.
 
         Args:
-            image: uint8 (H, W, 3), as for the detector.
+            image: uint8 (H, W, 3), as for the detector, but without its padding: a black picture in a grey frame is black.
             t_s: monotonic seconds of its capture.
 
         Returns:

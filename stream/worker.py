@@ -385,7 +385,11 @@ class SourceWorker:
 
     def _look(self, sampled: Sampled) -> None:
         """Say so where the view is tampered with, or is so no more."""
-        if self._tamper is not None and self._tamper.look(sampled.image, sampled.decoded.captured_s):
+        if self._tamper is None:
+            return
+        decoded = sampled.decoded
+        view = self._parts.spec.without_padding(sampled.image, decoded.width, decoded.height)
+        if self._tamper.look(view, decoded.captured_s):
             level = logging.WARNING if self._tamper.fault else logging.INFO
             logger.log(level, "view", source_id=self.config.id, fault=self._tamper.fault or "none")
             self._metrics.source_tampered(self.config.id, bool(self._tamper.fault))

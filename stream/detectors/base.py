@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stream.detections import Detections
-from stream.frame import FrameBatch
+from stream.frame import FrameBatch, Uint8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,11 @@ class InputSpec:
         if self.resize == "letterbox_top_left":
             return 0, 0, w, h
         return (self.width - w) // 2, (self.height - h) // 2, w, h
+
+    def without_padding(self, image: Uint8Array, width: int, height: int) -> Uint8Array:
+        """The part of a scaled image, (H, W, 3), that shows the source picture of ``width`` x ``height``; not copied."""
+        left, top, w, h = self.placement(width, height)
+        return image[top : top + h, left : left + w]
 
 
 class Detector(Protocol):

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -142,3 +143,15 @@ def test_a_palette_picture(shared: Path) -> None:
         frame = next(container.decode(video=0))
     scaled = Scaler(InputSpec(240, 136)).scale(frame)
     assert difference(scaled, cv2.resize(frame.to_ndarray(format="bgr24"), (240, 136), interpolation=cv2.INTER_AREA)) < 4
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox_top_left", "letterbox_center"])
+@pytest.mark.parametrize(("width", "height"), [(320, 90), (90, 320), (101, 77)])
+def test_a_picture_without_its_padding_is_all_picture(resize: Any, width: int, height: int) -> None:
+    spec = InputSpec(64, 48, resize=resize, pad=114)
+    black = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), "bgr24")
+    scaled = Scaler(spec).scale(black)
+    shown = spec.without_padding(scaled, width, height)
+    assert shown.max() == 0
+    assert shown.size == (scaled == 0).sum()
+    assert max(shown.shape[0] / 48, shown.shape[1] / 64) == 1
