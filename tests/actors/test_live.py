@@ -134,8 +134,7 @@ def test_a_camera_is_looked_at(cameras: CameraServer, tmp_path: Path, deploy: Ca
     assert span["stages_ms"].keys() >= {"decode", "batch", "detect", "track"}
     assert span["occupancy"]["all"][-1] >= 0
     assert [change["state"] for change in span["health"]] == ["online"]
-    status = service.status("hall")
-    assert status["measured_fps"] == pytest.approx(5, abs=1.5)
+    status = ray_service.wait_for(lambda: keeps_up(service.status("hall")), 20, "five frames a second")
     assert (status["width"], status["height"], status["dropped"]["sampled"] > 0) == (384, 216, True)
     slo = get(service, "/v1/slo")
     assert slo["sources"].keys() == set(CAMERAS)
@@ -161,6 +160,11 @@ def test_a_camera_is_looked_at(cameras: CameraServer, tmp_path: Path, deploy: Ca
 
 async def both(service: ray_service.Service) -> list[list[tuple[float, dict[str, Any], bytes]]]:
     return await asyncio.gather(watch(service, 0, PICTURES), watch(service, 0.4, 8))
+
+
+def keeps_up(status: dict[str, Any]) -> dict[str, Any] | None:
+    """The status, once ten seconds have gone by without a frame that a busy machine was late with."""
+    return status if abs(status["measured_fps"] - 5) < 1.5 else None
 
 
 def steady(span: Any) -> Any:
