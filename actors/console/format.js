@@ -58,8 +58,8 @@ export function alertText({ type, state, value, threshold, zone, line }) {
     case "loitering":
       return over ? `longer than ${duration(threshold)} in ${zone}` : `${duration(value)} in ${zone}, limit ${duration(threshold)}`;
     case "source_tampered":
-      return `tampered with for ${duration(value)}`;
+      return value < 1 ? "tampered with" : `tampered with for ${duration(value)}`;
     default:
-      return `offline for ${duration(value)}`;
+      return value < 1 ? "offline" : `offline for ${duration(value)}`;
   }
 }
