@@ -206,8 +206,7 @@ def _find(name: str) -> ActorHandle[Any] | None:
 
 async def _end(actor: ActorHandle[Any]) -> None:
     with contextlib.suppress(RayError, TimeoutError):
-        await answer(
-            actor.config_digest.remote(), CALL_TIMEOUT_S
-        )  # one that has not begun for want of room is not waited for any longer
+        # One that has not begun for want of room is not waited for any longer than this.
+        await answer(actor.config_digest.remote(), CALL_TIMEOUT_S)
         await answer(actor.stop.remote(), STOP_TIMEOUT_S)
     ray.kill(actor)

@@ -49,6 +49,7 @@ from zoneinfo import ZoneInfo
 from stream.events import AlertEvent, event_id, timestamp
 from stream.evidence.address import links, public_root
 from stream.evidence.settings import EvidenceConfig
+from stream.frame import REWIND_S
 from stream.observation import Observation
 from stream.rules import (
     AlertRule,
@@ -65,7 +66,6 @@ from stream.rules import (
 UPDATE_INTERVAL_S = 1.0
 MAX_TRACK_IDS = 100
 """An alert names no more tracks than this, those with the highest ids."""
-BACK_S = 1.0  # observations of a source fall only where it begins anew
 CLOCK_BACK_S = 10.0  # states of sources are told by several hosts, whose clocks differ
 TOLERANCE_S = 1e-6  # POSIX seconds as floats are exact to 0.24 us
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -149,7 +149,7 @@ class _Machine:
         m.times[source_id] = t_s
         latest_s, cleared = max(m.times.values()), list[AlertEvent]()
         back_s = m.t_s - latest_s
-        if back_s > (CLOCK_BACK_S if isinstance(self.rule, SourceRule) else BACK_S):
+        if back_s > (CLOCK_BACK_S if isinstance(self.rule, SourceRule) else REWIND_S):
             cleared = [self._event("cleared", m.t_s)] if self.raised else []
             self._reset()
             m = self.memory

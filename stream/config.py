@@ -185,9 +185,14 @@ class SourceConfig(Part):
         return self.scheme in ("file", "simulate")
 
     @property
+    def camera(self) -> bool:
+        """True for RTSP."""
+        return self.scheme in ("rtsp", "rtsps")
+
+    @property
     def live(self) -> bool:
         """True where frames come at their own pace and the stale are dropped; otherwise reading slows down."""
-        return self.scheme in ("rtsp", "rtsps") or (self.recorded and self.realtime)
+        return self.camera or (self.recorded and self.realtime)
 
     @property
     def gated(self) -> bool:
@@ -200,7 +205,7 @@ class SourceConfig(Part):
         return self._is_on(self.tamper)
 
     def _is_on(self, switch: Literal["auto", "on", "off"]) -> bool:
-        return switch == "on" or (switch == "auto" and self.scheme in ("rtsp", "rtsps"))
+        return switch == "on" or (switch == "auto" and self.camera)
 
     @field_validator("gate", "tamper", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,11 @@ def check_writable(path: Path) -> None:
         for folder in missing:
             if folder.exists():
                 folder.rmdir()
+
+
+def is_any_of(path: Path, others: Iterable[Path]) -> bool:
+    """Whether ``path`` is one of these files, under whatever name; what is not there is none."""
+    return path.exists() and any(other.exists() and path.samefile(other) for other in others)
 
 
 def sha256(path: Path) -> str:

@@ -24,6 +24,7 @@ from stream.clock import SystemClock
 from stream.config import DetectorConfig, JsonlSinkConfig, PipelineConfig, SinkConfig, SourceConfig
 from stream.config_file import load_config, parse_config
 from stream.errors import ConfigError, Fault, SinkError, SourceError
+from stream.files import is_any_of
 from stream.models.registry import DEFAULT_MODEL
 from stream.pipeline import Pipeline, SourceSummary
 from stream.redact import redact
@@ -155,12 +156,8 @@ def _check_outputs(config: PipelineConfig, out: Path | None, annotate: Path | No
     outputs = [("--out", out)] if out else []
     if annotate:
         outputs += [("--annotate", path) for path in video_paths(annotate, config).values()]
-    inputs = [source.path for source in config.sources if source.scheme == "file" and source.path.exists()]
-    faults = [
-        Fault(option, f"{path} is an input")
-        for option, path in outputs
-        if path.exists() and any(path.samefile(given) for given in inputs)
-    ]
+    inputs = [source.path for source in config.sources if source.scheme == "file"]
+    faults = [Fault(option, f"{path} is an input") for option, path in outputs if is_any_of(path, inputs)]
     if annotate and annotate.suffix.lower() not in SUFFIXES:
         faults.append(Fault("--annotate", f"{annotate} must end in one of {', '.join(SUFFIXES)}"))
     if faults:

@@ -44,7 +44,7 @@ def reach_faults(source: SourceConfig, access: AccessConfig, resolve: Callable[[
         found.append(Fault("uri", f"holds {MASK}: give the password, which is kept only where nothing else of the uri changes"))
     if source.scheme == "file" and not source.path.is_absolute():
         found.append(Fault("uri", "must be an absolute path"))
-    if source.scheme in ("rtsp", "rtsps"):
+    if source.camera:
         if re.search(r"[\s\x00-\x1f\x7f\\]", source.uri):
             found.append(Fault("uri", "holds blanks, control characters or backslashes"))
         if reason := _host_fault(_host(source.uri), access, resolve):

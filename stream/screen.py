@@ -25,6 +25,7 @@ LOST = ("stale", "queue_full", "undecodable", "detector_error", "internal_error"
 """Reasons for which a frame is not analysed that are no choice of the config."""
 STYLES = {
     "online": "green",
+    "asleep": "green",
     "connecting": "yellow",
     "offline": "bold red",
     "tampered": "bold red",
@@ -125,7 +126,7 @@ def table_of(snapshot: Snapshot, before: Snapshot | None = None, rows: int | Non
         late = status.slo_attainment is not None and status.slo_attainment < snapshot.service.slo.objective
         table.add_row(
             source.id,
-            Text(state, STYLES.get(state, STYLES.get(status.state, ""))),
+            Text(state, STYLES.get(state, "")),
             f"{status.measured_fps or 0:.1f}",
             _ms(status.latency_ms.p50),
             _ms(status.latency_ms.p99),

@@ -232,7 +232,7 @@ class SourceWorker:
             try:
                 self._read()
             except SourceError as error:
-                if not isinstance(error, Retryable) and self.config.scheme not in ("rtsp", "rtsps"):
+                if not (isinstance(error, Retryable) or self.config.camera):
                     self._end("failed", error.reason)
                     return
                 self._went_offline(error.reason)  # a camera may send what can be decoded when it is opened again

@@ -294,10 +294,11 @@ def _output(
     """What the options say; none of the files may be one that is read."""
     from stream.errors import ConfigError, Fault
     from stream.evaluation.summary import parse_limits
+    from stream.files import is_any_of
 
-    read = {path.resolve() for path in inputs if path is not None}
+    read = [path for path in inputs if path is not None]
     written = {"--json": None if json_path in (None, "-") else Path(str(json_path)), "--html": html_path, "--save": save}
-    faults = [Fault(option, f"{path} is an input") for option, path in written.items() if path and path.resolve() in read]
+    faults = [Fault(option, f"{path} is an input") for option, path in written.items() if path and is_any_of(path, read)]
     if faults:
         raise ConfigError("framewatch evaluate", faults)
     return Output(json_path, html_path, parse_limits(minima, maxima))

@@ -25,7 +25,7 @@ def open_source(config: SourceConfig, kafka: KafkaInput | None, clock: Clock) ->
         if kafka is None:
             raise SourceUnreadable(config.id, "no brokers are known for kafka://: set bootstrap_servers")
         return KafkaSource(config, kafka, clock)
-    if config.scheme in ("rtsp", "rtsps"):
+    if config.camera:
         from stream.sources.rtsp import RtspSource
 
         return RtspSource(config, clock)

@@ -1,6 +1,6 @@
 """The aggregator: events of frames, duplicates, and what survives a crash at any moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ def aggregator(
 def send(to: Aggregator, *messages: Message, start: int = 1, expected: str | None = None) -> None:
     for number, message in enumerate(messages, start):
         assert to.process("sender", number, message, expected).accepted
+
+
+def send_slowly(
+    to: Aggregator, clock: ManualClock, messages: Sequence[Message], start: int = 1, expected: str | None = None
+) -> int:
+    """A message each tenth of a second; the last one that is safe."""
+    safe = 0
+    for number, message in enumerate(messages, start):
+        clock.advance(0.1)
+        safe = to.process("sender", number, message, expected).safe
+    return safe
 
 
 def test_a_frame_becomes_a_tracks_event() -> None:
@@ -156,15 +167,10 @@ def test_a_crash_at_any_message_changes_no_event(tmp_path: Path, crash_at: int) 
 
     sink, clock = MemorySink(), ManualClock(T0)
     first = aggregator(sink, tmp_path, clock)
-    safe = 0
-    for number, message in enumerate(messages()[:crash_at], 1):
-        clock.advance(0.1)
-        safe = first.process("sender", number, message, None).safe
+    safe = send_slowly(first, clock, messages()[:crash_at])
     second = aggregator(sink, tmp_path, clock)  # the first is gone, with all after its checkpoint
     assert not second.process("sender", crash_at + 1, messages()[-1], first.incarnation).accepted
-    for number, message in enumerate(messages()[safe:], safe + 1):
-        clock.advance(0.1)
-        second.process("sender", number, message, second.incarnation)
+    send_slowly(second, clock, messages()[safe:], safe + 1, second.incarnation)
     assert by_id(sink.events) == by_id(whole.events)
     raised = {alert.alert_id for alert in sink.of(AlertEvent) if alert.state == "raised"}
     assert len(raised) == 1
@@ -356,15 +362,10 @@ def twice() -> list[Message]:
 def test_a_clip_that_is_sent_twice_counts_twice_also_over_a_crash(tmp_path: Path, crash_at: int) -> None:
     sink, clock = MemorySink(), ManualClock(T0)
     to = aggregator(sink, tmp_path, clock)
-    safe = 0
-    for number, message in enumerate(twice()[:crash_at], 1):
-        clock.advance(0.1)
-        safe = to.process("sender", number, message, None).safe
+    safe = send_slowly(to, clock, twice()[:crash_at])
     to = aggregator(sink, tmp_path, clock)
     again = twice()[max(0, safe - 10) :]  # some of it has been seen
-    for number, message in enumerate(again, safe + 1):
-        clock.advance(0.1)
-        to.process("sender", number, message, None)
+    send_slowly(to, clock, again, safe + 1)
     send(to, SourceFinished("a"), start=1000)
     whole = MemorySink()
     send(aggregator(whole), *twice(), SourceFinished("a"))
