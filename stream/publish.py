@@ -14,7 +14,7 @@ import cv2
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from stream.clock import SystemClock
+from stream.clock import Clock, SystemClock
 from stream.config import KafkaConnection, SourceConfig
 from stream.decode import DecodedFrame, Decoder
 from stream.errors import SinkUnavailable, SourceTruncated, SourceUnreadable
@@ -27,6 +27,7 @@ MAX_RECORD_BYTES = 16 * 2**20  # a 4K key frame needs more than Kafka's default 
 IN_FLIGHT = 64  # records whose acknowledgement is not awaited
 ACKNOWLEDGE_S = 60.0
 SECONDS_PER_GOP = 2
+STREAMED = ("h264", "hevc")  # codecs that kafka:// sources read
 FAILURES = (KafkaError, OSError, ValueError, TypeError, AssertionError)
 Headers = list[tuple[str, bytes]]
 
@@ -66,8 +67,8 @@ def publish(
         topic: where to.
         source_id: key of the records.
         connection: the brokers.
-        payload: ``jpeg`` decodes and sends pictures; ``h264`` sends H.264 and HEVC as they are and encodes the rest,
-            and ends with an end-of-stream record.
+        payload: ``jpeg`` decodes and sends pictures; ``h264`` sends H.264 and HEVC as they are, encodes the rest and what
+            players turn (a stream cannot say so), and ends with an end-of-stream record.
         realtime: send at the speed of the video's clock.
         quality: of the JPEGs, 1 to 100.
 
@@ -77,9 +78,15 @@ def publish(
         SinkUnavailable: the brokers cannot be reached, or refuse the records.
     """
     clock = SystemClock()
-    source = FileSource(SourceConfig(id=source_id, uri=str(path), realtime=realtime), clock)
+    config = SourceConfig(id=source_id, uri=str(path), realtime=realtime)
+    source = FileSource(config, clock)
     with source, _Sender(topic, source_id, connection) as sender:
-        records = _pictures(source, quality) if payload == "jpeg" else _access_units(source)
+        if payload == "jpeg":
+            records = _pictures(source, quality)
+        elif source.codec_context().name in STREAMED and not _is_turned(config, clock):
+            records = _access_units(source)
+        else:
+            records = _encoded(source)
         began_at = clock.time() - (source.duration_s or 0.0)
         broken = None
         try:
@@ -183,12 +190,19 @@ def _frames(source: FileSource) -> Iterator[DecodedFrame]:
             yield from decoder.decode(item)
 
 
+def _is_turned(config: SourceConfig, clock: Clock) -> bool:
+    """Whether the file's pictures are shown otherwise than they lie in it; its first one tells."""
+    with FileSource(config.model_copy(update={"realtime": False}), clock) as source:
+        try:
+            first = next(_frames(source), None)
+        except SourceTruncated:
+            return False
+        return first is not None and first.matrix != ()
+
+
 def _access_units(source: FileSource) -> Iterator[_Record]:
-    """H.264 and HEVC as they are in the file, in Annex B form; anything else encoded as H.264."""
+    """The packets as they are in the file, in Annex B form."""
     name = source.codec_context().name
-    if name not in ("h264", "hevc"):
-        yield from _encoded(source)
-        return
     extradata = source.codec_context().extradata or b""
     annex_b = None
     if extradata[:1] == b"\1":  # the MP4 form: lengths instead of start codes, parameter sets outside the packets
@@ -219,7 +233,8 @@ def _encoded(source: FileSource) -> Iterator[_Record]:
             encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 90_000)
             encoder.gop_size = round(SECONDS_PER_GOP * (source.rate_fps or 25))
             encoder.options = {"preset": "veryfast", "tune": "zerolatency", "crf": "20"}
-        frame = decoded.frame.reformat(encoder.width, encoder.height, "yuv420p", threads=1)
+        picture = av.VideoFrame.from_ndarray(to_picture(decoded.frame), "bgr24")  # from any matrix, also one that FFmpeg lacks
+        frame = picture.reformat(encoder.width, encoder.height, "yuv420p", threads=1)
         frame.pict_type, frame.time_base, frame.pts = 0, encoder.time_base, round(decoded.pts_s * 90_000)
         for data in encoder.encode(frame):
             yield _access_unit(cast("av.Packet[av.VideoStream]", data), "h264", decoded.captured_at)
