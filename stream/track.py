@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from stream.config import TrackerConfig
 from stream.detections import Detections, Int64Array
@@ -60,6 +59,9 @@ class ByteTracker:
     """
 
     def __init__(self, config: TrackerConfig, high_confidence: float):
+        from scipy.optimize import linear_sum_assignment  # takes as long as all of numpy: only for those who track
+
+        self._solve = linear_sum_assignment
         self._config = config
         self._high = high_confidence
         self._t_s: float | None = None
@@ -271,11 +273,27 @@ class ByteTracker:
             score = _iou(measured[rows], self._filter[POSITION, tracks])
             score[score < least_iou] = 0
         score[detections.class_id[rows][:, None] != self._class_id[tracks][None, :]] = 0
-        i, j = _assign(score)
+        i, j = self._assign(score)
         track_of[rows[i]] = tracks[j]
         left_rows, left_tracks = np.ones(len(rows), np.bool_), np.ones(len(tracks), np.bool_)
         left_rows[i] = left_tracks[j] = False
         return rows[left_rows], tracks[left_tracks]
+
+    def _assign(self, score: Float64Array) -> tuple[IndexArray, IndexArray]:
+        """Pairs (i, j) of positive score, each row and column at most once, of the greatest total.
+
+        A pair in which both have no other candidate is in every best solution, so only the rest is solved for.
+        """
+        rows, columns = np.nonzero(score)
+        n, m = score.shape
+        alone = (np.bincount(rows, minlength=n)[rows] == 1) & (np.bincount(columns, minlength=m)[columns] == 1)
+        if alone.all():
+            return rows, columns
+        some_rows, some_columns = np.unique(rows[~alone]), np.unique(columns[~alone])
+        part = score[np.ix_(some_rows, some_columns)]
+        i, j = self._solve(part, maximize=True)
+        chosen = part[i, j] > 0
+        return np.concatenate((rows[alone], some_rows[i[chosen]])), np.concatenate((columns[alone], some_columns[j[chosen]]))
 
     def _nearness(self, measured: Float64Array, tracks: IndexArray) -> Float64Array:
         """(rows, tracks), 1 for a detection where the track is expected, 0 beyond the gate, the reach or the size ratio."""
@@ -318,20 +336,3 @@ def _shared(a: Float64Array, b: Float64Array) -> Float64Array:
     np.maximum(height, 0, out=height)
     width *= height
     return np.asarray(width)
-
-
-def _assign(score: Float64Array) -> tuple[IndexArray, IndexArray]:
-    """Pairs (i, j) of positive score, each row and column at most once, of the greatest total.
-
-    A pair in which both have no other candidate is in every best solution, so only the rest is solved for.
-    """
-    rows, columns = np.nonzero(score)
-    n, m = score.shape
-    alone = (np.bincount(rows, minlength=n)[rows] == 1) & (np.bincount(columns, minlength=m)[columns] == 1)
-    if alone.all():
-        return rows, columns
-    some_rows, some_columns = np.unique(rows[~alone]), np.unique(columns[~alone])
-    part = score[np.ix_(some_rows, some_columns)]
-    i, j = linear_sum_assignment(part, maximize=True)
-    chosen = part[i, j] > 0
-    return np.concatenate((rows[alone], some_rows[i[chosen]])), np.concatenate((columns[alone], some_columns[j[chosen]]))
