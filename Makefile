@@ -9,10 +9,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 60
 ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest
+OR_NONE = || [[ $$? -eq $(if $(ARGS),5,0) ]]
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: help install demo test test-quick lint format bench model kube constraints clean distclean
+.PHONY: help install demo test test-service test-compute test-quick lint format bench model kube constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +40,19 @@ install: $(VENV)/.dev ## make the virtual environment with everything in it
 demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
 	$(BIN)/framewatch demo --for $(DEMO_SECONDS)
 
-# What needs Ray, a browser or a quiet machine comes after the rest, by itself. pytest's 5 means that ARGS leave nothing there.
+# What needs Ray or a browser runs by itself, as it keeps time; what only computes fills the pauses, at the lowest priority.
+# pytest's 5 means that ARGS leave nothing there.
 test: $(VENV)/.dev ## run all tests; ARGS go to pytest
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser' $(ARGS) \
-	  || [[ $$? -eq $(if $(ARGS),5,0) ]]
-	$(BIN)/python -m pytest -m 'ray or browser' $(ARGS) || [[ $$? -eq $(if $(ARGS),5,0) ]]
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser and not compute' $(ARGS) $(OR_NONE)
+	@$(MAKE) --no-print-directory --jobs=2 test-service test-compute
+
+test-service: $(VENV)/.dev
+	$(PYTEST) -m 'ray or browser' $(ARGS) $(OR_NONE)
+
+test-compute: $(VENV)/.dev
+	@mkdir -p build
+	@nice -n 19 $(PYTEST) -m 'compute and not ray' $(ARGS) >build/test-compute.log 2>&1 $(OR_NONE) && tail -n 1 build/test-compute.log \
+	  || { cat build/test-compute.log; false; }
 
 test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka, RTSP and a browser
 	$(BIN)/python -m pytest -m 'not ray and not kafka and not rtsp and not browser' $(ARGS)

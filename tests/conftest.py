@@ -59,9 +59,9 @@ def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """kafka-python leaves it to the garbage collector to close a socket whose connection was refused."""
+    items.sort(key=lambda item: item.get_closest_marker("quiet") is not None)
     for item in items:
-        if item.get_closest_marker("kafka"):
+        if item.get_closest_marker("kafka"):  # kafka-python leaves it to the garbage collector to close a refused connection
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <(socket.socket|ssl.SSLSocket):ResourceWarning"))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.actors.test_start import NO_TOKEN
 
-pytestmark = [pytest.mark.ray, pytest.mark.kafka, pytest.mark.rtsp]
+pytestmark = [pytest.mark.ray, pytest.mark.kafka, pytest.mark.rtsp, pytest.mark.quiet]
 
 
 def leftovers() -> set[Path]:
@@ -18,7 +18,7 @@ def leftovers() -> set[Path]:
 
 
 def test_the_demo_ends_by_itself_with_counts_within_the_promise(tmp_path: Path) -> None:
-    command = [Path(sys.executable).parent / "framewatch", "demo", "--for", "45"]
+    command = [Path(sys.executable).parent / "framewatch", "demo", "--for", "30"]
     before = leftovers()
     done = subprocess.run(command, env=NO_TOKEN, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -36,7 +36,7 @@ def ingests() -> set[str]:
 def test_more_under_load_and_fewer_without(shared: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]) -> None:
     files = [f"file{i}" for i in range(4)]
     for name in files:
-        cut(shared / CLIP, tmp_path / f"{name}.mp4", 700)
+        cut(shared / CLIP, tmp_path / f"{name}.mp4", 100)
     camera_clip(shared / CLIP, tmp_path / "camera.mp4", 42, 10)
     sources: list[dict[str, Any]] = [{"id": name, "uri": f"{name}.mp4"} for name in files]
     sources += [{"id": "camera", "uri": "camera.mp4", "realtime": True, "loop": True, "fps": 1}]

@@ -11,6 +11,8 @@ import pytest
 from tests.golden.make import GOLDEN, run
 from tests.golden.scenario import PRESENCE_S, config, summary
 
+pytestmark = pytest.mark.compute
+
 BOX_TOLERANCE_PX = 2.0  # CPUs differ in how they round
 
 
@@ -87,14 +89,13 @@ def raised_at(events: list[dict[str, Any]], rule: str) -> list[datetime]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("mode", ["auto", "fast"])
 def test_the_ray_path_gives_the_same_events(
-    local: list[dict[str, Any]], shared: Path, tmp_path: Path, deploy: Callable[..., Any], mode: str
+    local: list[dict[str, Any]], shared: Path, tmp_path: Path, deploy: Callable[..., Any]
 ) -> None:
     from tests.support.service import jsonl, wait_for
 
     sink = tmp_path / "ray.jsonl"
-    service = deploy(config(shared, sink, decode=mode))
+    service = deploy(config(shared, sink))
     wait_for(lambda: service.finished("shop"), 120, "the end of the clip")
     wait_for(lambda: sink.exists() and '"window_start":"2017-09-26T17:00:08.0' in sink.read_text(), 10, "the last window")
     remote = [event for event in jsonl(sink) if not event["schema"].startswith("framewatch.health/")]

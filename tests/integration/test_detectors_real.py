@@ -17,6 +17,8 @@ from stream.detectors.base import InputSpec
 from stream.detectors.registry import describe_model, load_detector
 from tests.support.models import Uint8Array, frame_batch
 
+pytestmark = pytest.mark.compute
+
 Boxes = npt.NDArray[np.float64]
 BOX = re.compile(r"\(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)")
 EVERY = 6  # of the 170 photographs: 29 of them, about 70 people

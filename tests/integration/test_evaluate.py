@@ -32,6 +32,8 @@ from stream.evaluation.tracking import evaluate_tracking
 from stream.process import Request, run
 from tests.support.labels import penn_fudan, yolo_persons
 
+pytestmark = pytest.mark.compute
+
 PROTOCOL = {"nms_iou": 0.6, "confidence": 0.05}
 PUBLISHED_AP50 = [
     ("FastestDet.onnx", "PennFudanPed", 0.930),

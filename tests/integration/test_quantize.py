@@ -14,6 +14,8 @@ from stream.detectors.registry import load_detector
 from stream.errors import ConfigError, DatasetError, ModelError
 from tests.support.labels import penn_fudan
 
+pytestmark = pytest.mark.compute
+
 pytest.importorskip("nncf", reason="needs the extra quantize")
 
 
@@ -22,7 +24,7 @@ def halves(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Two label files of different pictures of Penn-Fudan."""
     folder = tmp_path_factory.mktemp("labels")
     pictures = shared / "data/images/PennFudanPed"
-    whole = penn_fudan(pictures, every=2)
+    whole = penn_fudan(pictures, every=4)
     paths = folder / "calibration.json", folder / "validation.json"
     for start, path in enumerate(paths):
         images = [image.model_copy(update={"file_name": str(pictures / image.file_name)}) for image in whole.images[start::2]]
@@ -55,8 +57,8 @@ def test_int8_model_is_smaller_and_runs_in_the_service(shared: Path, halves: tup
 
 
 def test_a_drop_over_the_bound_writes_nothing(shared: Path, halves: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "made" / "int8.xml"  # yolox_nano loses about 0.06 of AP
-    result = _run(shared / "data/models/yolox_nano.onnx", *halves, out, "--metric", "ap", "--max-drop", "0.001", "--frames", "8")
+    out = tmp_path / "made" / "int8.xml"  # calibrated on a single frame, it loses about 0.05 of AP
+    result = _run(shared / "data/models/FastestDet.onnx", *halves, out, "--metric", "ap", "--max-drop", "0.001", "--frames", "1")
     assert result.exit_code == 1
     assert "0.001 is allowed: nothing written" in result.stderr
     assert not out.parent.exists()

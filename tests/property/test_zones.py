@@ -4,10 +4,13 @@ from fractions import Fraction
 from math import atan2
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stream.zones import LinePath, LineZone, PolygonZone
+
+pytestmark = pytest.mark.compute
 
 W, H = 1024, 512
 sixteenth = st.integers(0, 16)

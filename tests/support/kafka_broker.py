@@ -120,7 +120,7 @@ def kafka_broker(
         broker.start()
         yield broker
     finally:
-        broker.stop()
+        broker.kill()  # its data is nobody's business any more
 
 
 def certificates(folder: Path, names: Sequence[str] = ("ca", "other-ca")) -> dict[str, Path]:

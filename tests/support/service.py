@@ -21,6 +21,7 @@ from kafka import KafkaConsumer, TopicPartition
 from ray import serve
 
 from actors import names
+from actors.cluster import CLUSTER_SETTINGS
 from actors.up import deploy, remove
 from stream.config_file import parse_config
 from tests.support.kafka_broker import free_port
@@ -59,7 +60,7 @@ class Cluster:
 @contextmanager
 def ray_cluster() -> Iterator[Cluster]:
     """A cluster with enough CPUs for any test, on loopback, whatever cores the machine has."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": CLUSTER_SETTINGS["RAY_worker_niceness"]}
     ray.init(
         address="local",
         num_cpus=8,

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from perf.stages import BASELINE, REFERENCE, SPARED, ratios, regressions
+
+pytestmark = pytest.mark.compute
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,6 +18,8 @@ from stream.simulation.raster import Easel, extents, project, skin
 from stream.simulation.render import Rendered, Renderer
 from stream.simulation.scene import SCENES, Obstacle, Scene, build_scene
 
+pytestmark = pytest.mark.compute
+
 WIDTH, HEIGHT = 640, 360
 CAMERA = Camera(WIDTH, HEIGHT, 480.0, (0.0, 0.0, 4.0), 0.42, 0.0, -0.10, 0.015)
 

@@ -24,6 +24,8 @@ from stream.simulation.scene import SCENES, Scene, build_scene
 from stream.simulation.truth import TruthCounter, true_counts
 from stream.simulation.video import Shot, merge
 
+pytestmark = pytest.mark.compute
+
 cameras = st.builds(
     lambda f, h, tilt, pan, barrel: Camera(1280, 720, f, (1.0, -2.0, h), tilt, pan, -barrel, 0.15 * barrel),
     st.floats(600, 1600),

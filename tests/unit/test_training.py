@@ -44,6 +44,8 @@ from stream.training.settings import TrainingSettings  # noqa: E402
 from stream.training.validate import Validation, model_spec  # noqa: E402
 from tests.unit.test_training_data import coco, painted_cache  # noqa: E402
 
+pytestmark = pytest.mark.compute
+
 CPU = torch.device("cpu")
 
 
