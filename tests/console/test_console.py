@@ -105,6 +105,12 @@ def test_sign_in(visit: Callable[..., Visitor]) -> None:
     visitor.complaints.clear()
 
 
+def test_the_api_is_documented(visit: Callable[..., Visitor], url: str) -> None:
+    page = visit().page
+    page.goto(f"{url}/docs")
+    expect(page.get_by_text("/v1/sources", exact=True).first).to_be_visible()
+
+
 def test_the_wall_is_live_and_watches_only_what_is_seen(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     page = visitor.open()
