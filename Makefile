@@ -40,18 +40,18 @@ install: $(VENV)/.dev ## make the virtual environment with everything in it
 demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
 	$(BIN)/framewatch demo --for $(DEMO_SECONDS)
 
-# What needs Ray or a browser runs by itself, as it keeps time; what only computes fills the pauses, at the lowest priority.
+# What needs Ray, a browser or a quiet machine runs by itself; what only computes fills the pauses, at the lowest priority.
 # pytest's 5 means that ARGS leave nothing there.
 test: $(VENV)/.dev ## run all tests; ARGS go to pytest
 	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser and not compute' $(ARGS) $(OR_NONE)
 	@$(MAKE) --no-print-directory --jobs=2 test-service test-compute
 
 test-service: $(VENV)/.dev
-	$(PYTEST) -m 'ray or browser' $(ARGS) $(OR_NONE)
+	$(PYTEST) -m 'ray or browser or quiet' $(ARGS) $(OR_NONE)
 
 test-compute: $(VENV)/.dev
 	@mkdir -p build
-	@nice -n 19 $(PYTEST) -m 'compute and not ray' $(ARGS) >build/test-compute.log 2>&1 $(OR_NONE) && tail -n 1 build/test-compute.log \
+	@nice -n 19 $(PYTEST) -m 'compute and not ray and not quiet' $(ARGS) >build/test-compute.log 2>&1 $(OR_NONE) && tail -n 1 build/test-compute.log \
 	  || { cat build/test-compute.log; false; }
 
 test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka, RTSP and a browser

@@ -259,15 +259,15 @@ def test_a_checkpoint_of_another_version_is_named(trained: Path, tmp_path: Path)
         run("--resume", "--out", tmp_path)
 
 
-@pytest.mark.usefixtures("exported_before")
+@pytest.mark.quiet
 def test_minutes_end_the_schedule_in_time(labels: tuple[object, ...], tmp_path: Path) -> None:
     began = time.monotonic()
     assert run(*labels, "--out", tmp_path, *SMALL, "--minutes", 0.1, "--val-every", 1000).exit_code == 0
     rates = [row[2] for row in curve(tmp_path)]
-    assert max(rates) > 2e-4  # of 1e-3 and more, where nothing else has the machine
+    assert max(rates) > 1e-3
     assert rates[-1] < 0.2 * max(rates)
     trained_s = json.loads((tmp_path / "model-card.json").read_text())["training"]["elapsed_s"]
-    assert 3 <= trained_s < 12  # half of 6 s, the least that training gets, and the last validation
+    assert 3 <= trained_s < 6  # half of 6 s, the least that training gets, and the last validation
     assert time.monotonic() - began < 60
 
 
