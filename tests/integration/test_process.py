@@ -17,8 +17,6 @@ import yaml
 
 from stream.cli import main
 
-pytestmark = pytest.mark.compute
-
 PEOPLE = "one-by-one-person-detection.mp4"
 IN_VIEW_S = [(6.4, 19.4), (23.0, 44.4), (50.6, 69.6), (74.6, 86.6), (93.2, 119.6), (123.8, 135.8)]  # by eye, see the MANIFEST
 EDGE_S = 0.6  # somebody half in the picture may or may not be found
