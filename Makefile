@@ -9,10 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 60
 ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest
 OR_NONE = || [[ $$? -eq $(if $(ARGS),5,0) ]]
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+# What is imported is compiled once, when it is: pip would take two minutes for all of it, and Ray's dozen processes twice as long
+# to start if each had to do it again.
+unexport PYTHONDONTWRITEBYTECODE
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
 
 .PHONY: help install demo test test-service test-compute test-quick lint format bench model kube constraints clean distclean
 
@@ -20,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamps are newer than what they depend on once an installation has succeeded, so it is done once.
-$(VENV)/.runtime: pyproject.toml constraints.txt
+$(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "framewatch needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo "not there")." \
 	    "Name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
@@ -28,12 +31,15 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	  echo "$(PYTHON) cannot make virtual environments: it lacks ensurepip. On Debian and Ubuntu:" \
 	    "apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
 	$(PIP) --quiet --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
 	$(PIP) --quiet --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.runtime $@
 
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
@@ -43,15 +49,15 @@ demo: $(VENV)/.runtime ## run the demo for DEMO_SECONDS (60)
 # What needs Ray, a browser or a quiet machine runs by itself; what only computes fills the pauses, at the lowest priority.
 # pytest's 5 means that ARGS leave nothing there.
 test: $(VENV)/.dev ## run all tests; ARGS go to pytest
-	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser and not compute' $(ARGS) $(OR_NONE)
 	@$(MAKE) --no-print-directory --jobs=2 test-service test-compute
 
 test-service: $(VENV)/.dev
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser and not quiet and not compute' $(ARGS) $(OR_NONE)
 	$(PYTEST) -m 'ray or browser or quiet' $(ARGS) $(OR_NONE)
 
 test-compute: $(VENV)/.dev
 	@mkdir -p build
-	@nice -n 19 $(PYTEST) -m 'compute and not ray and not quiet' $(ARGS) >build/test-compute.log 2>&1 $(OR_NONE) && tail -n 1 build/test-compute.log \
+	@nice -n 19 $(PYTEST) -m 'compute and not ray and not browser and not quiet' $(ARGS) >build/test-compute.log 2>&1 $(OR_NONE) && tail -n 1 build/test-compute.log \
 	  || { cat build/test-compute.log; false; }
 
 test-quick: $(VENV)/.dev ## only the tests without Ray, Kafka, RTSP and a browser

@@ -209,7 +209,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def workers(running: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(running.pid).children() if "resource_tracker" not in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(running.pid).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize("scenes", list(SCENES))
