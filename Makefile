@@ -12,10 +12,13 @@ ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
 TEST_WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest
 OR_NONE = || [[ $$? -eq $(if $(ARGS),5,0) ]]
-# What is imported is compiled once, when it is: pip would take two minutes for all of it, and Ray's dozen processes twice as long
-# to start if each had to do it again.
+# pip would take two minutes to compile all that is installed, so what the service imports is compiled by importing it. Ray's dozen
+# processes take twice as long to start if each has to do it again.
 unexport PYTHONDONTWRITEBYTECODE
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
+define INSTALL
+$(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt --quiet --editable '.[$(1)]'
+@$(BIN)/python -c 'import actors.aggregator, actors.app, actors.ingest, actors.up'
+endef
 
 .PHONY: help install demo test test-service test-compute test-quick lint format bench model kube constraints clean distclean
 
@@ -34,11 +37,11 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
-	$(PIP) --quiet --editable '.[demo]'
+	$(call INSTALL,demo)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.python
-	$(PIP) --quiet --editable '.[dev]'
+	$(call INSTALL,dev)
 	@touch $(VENV)/.runtime $@
 
 install: $(VENV)/.dev ## make the virtual environment with everything in it
