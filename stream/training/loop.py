@@ -212,7 +212,7 @@ class Trainer:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
-            self.average.update(self._network, self.step + 1)
+            self.average.update(self.step + 1)
         return losses
 
     def _backward(self, network: nn.Module, pictures: Sequence[tuple[Uint8Array, Labels]]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from stream.training.assign import assign
+from stream.training.assign import assign, centers_inside
 from stream.training.model import BOX_FIELDS, Grid, boxes, fields
 
 BOX_WEIGHT = 5.0
@@ -55,7 +55,8 @@ def detection_loss(raw: torch.Tensor, truths: Sequence[Truth], cells: Grid) -> L
     found, true_boxes, true_kinds, fits = [], [], [], []
     for i, truth in enumerate(truths):
         if len(truth.ignored):
-            counts[i] = (~_inside(cells, truth.ignored) | _inside(cells, truth.xyxy)).float()
+            ignored, wanted_here = (centers_inside(cells, xyxy).any(1) for xyxy in (truth.ignored, truth.xyxy))
+            counts[i] = (~ignored | wanted_here).float()
         if not len(truth.xyxy):
             continue
         chosen = assign(cells, decoded[i].detach(), scores[i], truth.xyxy, truth.class_id)
@@ -85,9 +86,3 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     both = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
     return shared / both.clamp(min=1e-8)
-
-
-def _inside(cells: Grid, xyxy: torch.Tensor) -> torch.Tensor:
-    """Whether a cell's centre lies in any of the boxes, bool (A,)."""
-    center = cells.center[:, None]
-    return ((center > xyxy[:, :2]) & (center < xyxy[:, 2:])).all(-1).any(1)

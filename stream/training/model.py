@@ -70,16 +70,31 @@ def fields(xyxy: torch.Tensor, cells: Grid, rows: torch.Tensor) -> torch.Tensor:
     return torch.cat((offset, ((xyxy[:, 2:] - xyxy[:, :2]) / stride).clamp(min=1e-3).log()), 1)
 
 
+class Pointwise(nn.Conv2d):  # type: ignore[misc] # torch's classes are Any to mypy, here and below
+    """1x1 convolution. In training it is computed as a product of matrices, which channels-last pictures are without a copy:
+    for few pictures on one thread PyTorch has only its own, slower convolution (ATen's ``use_mkldnn``)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H, W)."""
+        if not self.training:  # what is exported
+            convolved: torch.Tensor = super().forward(x)
+            return convolved
+        return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, SiLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3),
-        nn.SiLU(inplace=True),
-    )
+    """Convolution, batch norm, SiLU; not in place, as the gradient needs what went in."""
+    if kernel == stride == 1:
+        convolve: nn.Conv2d = Pointwise(inputs, outputs, bias=False)
+    else:
+        convolve = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolve, nn.BatchNorm2d(outputs, eps=1e-3), nn.SiLU())
 
 
-class Bottleneck(nn.Module):  # type: ignore[misc] # torch's classes are Any to mypy, here and below
+class Bottleneck(nn.Module):  # type: ignore[misc]
     """1x1, then 3x3, added to the input where ``shortcut``."""
 
     def __init__(self, channels: int, shortcut: bool):
@@ -161,9 +176,9 @@ class Head(nn.Module):  # type: ignore[misc]
         self.narrow = convolution(inputs, HEAD_CHANNELS, 1)
         self.place = convolution(HEAD_CHANNELS, HEAD_CHANNELS)
         self.kind = convolution(HEAD_CHANNELS, HEAD_CHANNELS)
-        self.box = nn.Conv2d(HEAD_CHANNELS, BOX_FIELDS, 1)
-        self.objectness = nn.Conv2d(HEAD_CHANNELS, 1, 1)
-        self.classes = nn.Conv2d(HEAD_CHANNELS, classes, 1)
+        self.box = Pointwise(HEAD_CHANNELS, BOX_FIELDS)
+        self.objectness = Pointwise(HEAD_CHANNELS, 1)
+        self.classes = Pointwise(HEAD_CHANNELS, classes)
         for layer in (self.objectness, self.classes):
             nn.init.constant_(layer.bias, math.log(PRIOR / (1 - PRIOR)))
         with torch.no_grad():

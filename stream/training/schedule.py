@@ -49,19 +49,22 @@ class Average:
     """Exponential moving average of a network's weights and statistics; ``network`` is what is validated and exported.
 
     The decay ramps up, so that the random start is forgotten soon.
+
+    Args:
+        network: whose weights are read at each update; it keeps its tensors and writes into them.
     """
 
     def __init__(self, network: nn.Module):
         self.network: Any = copy.deepcopy(network).eval()
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        self._means = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after optimiser step ``step``, from 1."""
         decay = EMA_DECAY * (1 - math.exp(-step / EMA_RAMP_STEPS))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        floats = [(mine, theirs.to(mine.dtype)) for mine, theirs in pairs if mine.is_floating_point()]
-        get_ema_multi_avg_fn(decay)([mine for mine, _ in floats], [theirs for _, theirs in floats], step)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        get_ema_multi_avg_fn(decay)([mine for mine, _ in self._means], [theirs for _, theirs in self._means], step)
+        for mine, theirs in self._counts:
+            mine.copy_(theirs)

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import nn
@@ -41,6 +41,7 @@ class Shards:
         for other in self._networks[1:]:
             for theirs, mine in zip(other.parameters(), network.parameters(), strict=True):
                 theirs.data = mine.data
+        self._weights = [list(one.parameters()) for one in self._networks]
         self._pool = ThreadPoolExecutor(count, "learn", torch.set_num_threads, (max(1, threads // count),)) if count > 1 else None
 
     def __enter__(self) -> Self:
@@ -62,9 +63,22 @@ class Shards:
         count = len(self._networks)
         parts = [pictures[i * len(pictures) // count : (i + 1) * len(pictures) // count] for i in range(count)]
         results = list(self._pool.map(backward, self._networks, parts))
-        for weights in zip(*(network.parameters() for network in self._networks), strict=True):
-            _gather(weights, count)
+        with one_thread():
+            self._gather()
         return torch.stack(results).mean(0)
+
+    def _gather(self) -> None:
+        """Move the gradients of the copies to the first network; a part without objects has none for some weights."""
+        mine, *others = self._weights
+        for weights in others:
+            for my, their in zip(mine, weights, strict=True):
+                if my.grad is None and their.grad is not None:
+                    my.grad = torch.zeros_like(their.grad)
+            pairs = [(my.grad, their.grad) for my, their in zip(mine, weights, strict=True) if their.grad is not None]
+            torch._foreach_add_([my for my, _ in pairs], [their for _, their in pairs])
+            for their in weights:
+                their.grad = None
+        torch._foreach_div_([my.grad for my in mine if my.grad is not None], len(self._networks))
 
 
 @contextmanager
@@ -77,14 +91,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _gather(weights: tuple[Any, ...], count: int) -> None:
-    """Move the gradients of the copies of one weight to the first; a part without objects has none for some."""
-    mine, *others = weights
-    for other in others:
-        if other.grad is not None:
-            mine.grad = other.grad if mine.grad is None else mine.grad.add_(other.grad)
-            other.grad = None
-    if mine.grad is not None:
-        mine.grad.div_(count)

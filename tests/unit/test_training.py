@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from click.testing import CliRunner  # noqa: E402
+from torch import nn  # noqa: E402
 
 from stream.datasets.coco import CocoAnnotation, CocoCategory, CocoDataset, CocoImage  # noqa: E402
 from stream.errors import ConfigError, DatasetError, ModelError  # noqa: E402
@@ -37,7 +38,7 @@ from stream.training.feed import Feed  # noqa: E402
 from stream.training.loop import Trainer, choose_device  # noqa: E402
 from stream.training.loss import Truth, detection_loss, overlap  # noqa: E402
 from stream.training.metrics import EpochMetrics, draw_curves, read_metrics, write_metrics  # noqa: E402
-from stream.training.model import Grid, Network, boxes, fields, grid  # noqa: E402
+from stream.training.model import Grid, Network, Pointwise, boxes, fields, grid  # noqa: E402
 from stream.training.request import alone_in, settings_to_resume, settings_to_start  # noqa: E402
 from stream.training.schedule import EMA_DECAY, EMA_RAMP_STEPS, FLOOR, WARMUP, Average, Budget, learning_rate  # noqa: E402
 from stream.training.settings import TrainingSettings  # noqa: E402
@@ -211,7 +212,7 @@ def test_the_average_follows_the_weights_and_their_statistics() -> None:
     torch.nn.init.constant_(network[0].weight, 1.0)
     network[1].running_mean.fill_(10.0)
     network[1].num_batches_tracked.fill_(7)
-    average.update(network, EMA_RAMP_STEPS)
+    average.update(EMA_RAMP_STEPS)
     decay = EMA_DECAY * (1 - math.exp(-1))
     assert float(average.network[0].weight) == pytest.approx(1 - decay)
     assert float(average.network[1].running_mean) == pytest.approx(10 * (1 - decay))
@@ -310,6 +311,24 @@ def test_networks_take_rectangles(backbone: str) -> None:
     network = build_network(backbone, 2, pretrained=False).eval()
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 64, 96)).shape == (1, len(grid(96, 64, CPU).corner), 7)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_pointwise_convolution_gives_and_learns_what_any_other_does(layout: torch.memory_format, bias: bool) -> None:
+    torch.manual_seed(0)
+    mine = Pointwise(5, 3, bias).double()
+    other = nn.Conv2d(5, 3, 1, bias=bias).double()
+    other.load_state_dict(mine.state_dict())
+    pixels = torch.randn(2, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
+    slopes = []
+    for layer in (mine, other):
+        seen = pixels.clone().requires_grad_()
+        result = layer(seen)
+        result.square().sum().backward()
+        slopes.append((result.detach(), seen.grad, *(parameter.grad for parameter in layer.parameters())))
+    torch.testing.assert_close(slopes[0], slopes[1])
+    torch.testing.assert_close(mine.eval()(pixels), slopes[1][0])
 
 
 def test_validation_measures_in_pixels_of_the_source(tmp_path: Path) -> None:
