@@ -20,11 +20,13 @@ from stream.detectors.registry import ModelDescription, describe_model
 
 class AppArgs(BaseModel):
     """``args`` of the application: ``config`` is the path of a config file (``${NAME}`` is expanded where the builder
-    runs), or the config itself."""
+    runs), or the config itself. ``revision`` may be anything: Serve calls the builder only where its own YAML has changed, so
+    another revision is what makes it read a config or a model that has changed under the same path."""
 
     model_config = ConfigDict(extra="forbid")
 
     config: str | dict[str, Any]
+    revision: str | int = ""
 
 
 def build(args: AppArgs) -> serve.Application:

@@ -26,7 +26,7 @@ class Overview:
     """Lives on Control's event loop.
 
     Attributes:
-        replicas: running ones by detector, as Serve told last.
+        replicas: running ones by detector, as Serve told last; empty before it has told.
         metrics: Control's own.
 
     Args:
@@ -61,11 +61,11 @@ class Overview:
         self._ray_metrics.publish()
 
     def _count_replicas(self) -> dict[str, int]:
+        """Where a new config is being taken up, or was refused, Serve does not list what goes on with the old one: that stands."""
         application = serve.status().applications.get(names.APPLICATION)
         deployments = application.deployments if application else {}
-        found = {}
+        found = dict(self.replicas)
         for detector in self._detectors:
-            deployment = deployments.get(names.detector(detector))
-            states = deployment.replica_states if deployment else {}
-            found[detector] = sum(n for state, n in states.items() if state == "RUNNING")
+            if deployment := deployments.get(names.detector(detector)):
+                found[detector] = sum(n for state, n in deployment.replica_states.items() if state == "RUNNING")
         return found

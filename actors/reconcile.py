@@ -210,9 +210,9 @@ class Reconciler:
         await self._record.take(sources.keys(), self.sources, answered, complete=len(answered) == len(aggregators))
         self._leftover.take(answered)
         await asyncio.to_thread(self._leftover.put_away, self._roster.gone)
-        self.faults = faults
         sources_now = [self.sources.get(source_id) or SourceStatus(source_id, "connecting") for source_id in sources]
         await self.overview.update(sources_now, [*(self._roster.there.keys() - faults.keys())], faults)
+        self.faults = faults
 
     def _place(self, needed: Collection[str], ingests: Sequence[str]) -> dict[str, str]:
         """Ingest actor by source id. At first nothing is placed for a while, so that not all of it is on the actor that is up

@@ -41,7 +41,7 @@ async def readyz(response: Response, backend: TheBackend) -> Readiness:
     reasons = [f"{name}: {reason}" for name, reason in (reconciler.faults | reconciler.silent()).items()]
     reasons += [f"{a.name}: {a.sink_fault}" for a in reconciler.aggregates.values() if a.sink_fault]
     replicas = reconciler.overview.replicas
-    reasons += [f"detector {name}: no replica is at work" for name in backend.config.detectors if not replicas.get(name)]
+    reasons += [f"detector {name}: no replica is at work" for name in backend.config.detectors if replicas.get(name) == 0]
     if reasons:
         response.status_code = 503
     return Readiness(ready=not reasons, reasons=reasons)

@@ -20,7 +20,7 @@ def test_it_has_serves_schema(config: Any) -> None:
     (application,) = schema.applications
     assert application.name == "framewatch"
     assert application.route_prefix == "/"
-    assert application.args == {"config": "${FRAMEWATCH_CONFIG}"}
+    assert application.args == {"config": "${FRAMEWATCH_CONFIG}", "revision": "1"}
     assert schema.http_options.host == "0.0.0.0"
     assert schema.proxy_location == "EveryNode"
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ import psutil
 import pytest
 import yaml
 
+from actors.overview import REPLICAS_EVERY_S
+from actors.reconcile import RECONCILE_S
+from stream.models.registry import read_registry
 from tests.conftest import ROOT
 from tests.golden.scenario import CLIP
 from tests.support import service as ray_service
@@ -22,6 +28,9 @@ from tests.support.kafka_broker import certificates, free_port
 from tests.support.media import camera_clip
 
 pytestmark = pytest.mark.ray
+FASTESTDET, SIMULATED_PERSON = (
+    f"people@sha256:{read_registry().entries[name].sha256[:12]}" for name in ("fastestdet", "simulated-person")
+)
 BIN = Path(sys.executable).parent
 NO_TOKEN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
 
@@ -152,15 +161,60 @@ def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
         return False
 
 
-def test_serve_deploy_on_a_running_cluster(dashboard: str, config_path: Path, tmp_path: Path) -> None:
-    """As in production: ``serve deploy serve_config.yaml``."""
-    port = yaml.safe_load(config_path.read_text())["service"]["port"]
-    tool(tmp_path, "deploy", str(ROOT / "serve_config.yaml"), "--address", dashboard)
+def test_serve_deploy_on_a_running_cluster(dashboard: str, config_path: Path, shared: Path, tmp_path: Path) -> None:
+    """As in production: ``serve deploy serve_config.yaml``; another model under the same path; a mistake in the config."""
+    config, model = yaml.safe_load(config_path.read_text()), tmp_path / "model.onnx"
+    shutil.copy(shared / "data/models/FastestDet.onnx", model)
+    config["detectors"]["people"]["model"] = model.name
+    config_path.write_text(yaml.safe_dump(config))
+    port = config["service"]["port"]
+
+    def deploy(revision: str) -> None:
+        serve_config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+        serve_config["applications"][0]["args"]["revision"] = revision
+        (tmp_path / "serve_config.yaml").write_text(yaml.safe_dump(serve_config))
+        tool(tmp_path, "deploy", "serve_config.yaml", "--address", dashboard)
+
+    def frames(model_id: str) -> int:
+        return sum(event["model"] == model_id for event in ray_service.of_schema(events(tmp_path), "tracks"))
+
+    def status() -> str:
+        return tool(tmp_path, "status", "--address", dashboard)
+
+    deploy("1")
     ray_service.wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 90, "readiness")
-    ray_service.wait_for(lambda: len(events(tmp_path)) >= 10, 60, "events")
+    ray_service.wait_for(lambda: frames(FASTESTDET) >= 10, 60, "frames")
+    first = running(port)
+
+    shutil.copy(ROOT / "stream/models/bundled/simulated-person.onnx", model)
+    deploy("2")
+    ray_service.wait_for(lambda: frames(SIMULATED_PERSON) >= 10, 90, "frames of the other model")
+    ray_service.wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 30, "readiness")
+    assert running(port)["model_id"] == SIMULATED_PERSON != first["model_id"]
+    told = ray_service.of_schema(events(tmp_path), "tracks")
+    assert [name for name, _ in groupby(told, lambda event: event["model"])] == [FASTESTDET, SIMULATED_PERSON]
+    assert len({event["event_id"] for event in told}) == len(told)
+
+    config["tracker"] = {"nonsense": 1}
+    config_path.write_text(yaml.safe_dump(config))
+    deploy("3")
+    ray_service.wait_for(lambda: "DEPLOY_FAILED" in status(), 60, "the refusal")
+    assert "tracker.nonsense: unknown key" in status()
+    time.sleep(REPLICAS_EVERY_S + 2 * RECONCILE_S)
+    before = frames(SIMULATED_PERSON)
+    assert answers(f"http://127.0.0.1:{port}/readyz"), "what goes on with the config of before is not ready"
+    ray_service.wait_for(lambda: frames(SIMULATED_PERSON) >= before + 5, 30, "frames with the config of before")
     tool(tmp_path, "shutdown", "--yes", "--address", dashboard)
 
 
-def tool(folder: Path, *arguments: str) -> None:
+def running(port: int) -> dict[str, Any]:
+    """The detector that runs."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/service", timeout=5) as answer:
+        found: dict[str, Any] = json.loads(answer.read())["detectors"]["people"]
+    return found
+
+
+def tool(folder: Path, *arguments: str) -> str:
     done = subprocess.run([BIN / "serve", *arguments], capture_output=True, text=True, cwd=folder, timeout=90, env=NO_TOKEN)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
