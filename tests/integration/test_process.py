@@ -50,7 +50,7 @@ def framewatch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 
 def test_it_is_a_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stream.cli", "process", "x.mp4", "--bogus"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert "--bogus" in done.stderr
 
@@ -91,6 +91,7 @@ def events(path: Path, name: str) -> list[dict[str, Any]]:
     return [event for event in found if event["schema"] == f"framewatch.{name}/1"]
 
 
+@pytest.mark.compute
 def test_the_people_of_the_clip_are_found_counted_and_alerted(
     framewatch: Framewatch, config: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_the_people_of_the_clip_are_found_counted_and_alerted(
     assert "697" in done.stderr
 
 
+@pytest.mark.compute
 def test_a_replay_gives_the_same_events(framewatch: Framewatch, config: dict[str, Any], tmp_path: Path) -> None:
     config["sources"][0]["fps"] = 1
     path = write(config, tmp_path)

@@ -103,7 +103,7 @@ def test_the_config_runs_it_with_the_same_windows(film: Path, shared: Path, tmp_
     (film / "other.yaml").write_text(yaml.safe_dump(data))
     out = tmp_path / "events.jsonl"
     command = [sys.executable, "-m", "stream.cli", "process", "-c", str(film / "other.yaml"), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     (film / "other.yaml").unlink()
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in out.read_text().splitlines()]
@@ -123,6 +123,7 @@ def test_the_same_seed_makes_the_same_video(film: Path, tmp_path: Path) -> None:
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.compute
 def test_many_scenes_make_one_set_of_pictures(tmp_path: Path) -> None:
     out = tmp_path / "set"
     options = ("--people", "2-20", "--seconds", 1, "--pictures-fps", 2, "--no-video", *SIZE)

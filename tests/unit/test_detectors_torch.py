@@ -28,6 +28,7 @@ from tests.support.models import (
 )
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.compute
 RED = (255, 0, 0)
 
 
@@ -178,7 +179,7 @@ def test_without_torch(model: Path) -> None:
         "except ModelError as error:\n"
         "    print(error)"
     )
-    result = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], check=True, timeout=240, capture_output=True, text=True)
     assert result.stdout.strip() == f"{model}: needs torch, which is not installed: pip install 'framewatch[torch]'"
 
 
