@@ -212,7 +212,7 @@ class Reconciler:
         await asyncio.to_thread(self._leftover.put_away, self._roster.gone)
         sources_now = [self.sources.get(source_id) or SourceStatus(source_id, "connecting") for source_id in sources]
         await self.overview.update(sources_now, [*(self._roster.there.keys() - faults.keys())], faults)
-        self.faults = faults
+        self.faults = faults  # not before the replicas are counted: with none, /readyz would call the service ready
 
     def _place(self, needed: Collection[str], ingests: Sequence[str]) -> dict[str, str]:
         """Ingest actor by source id. At first nothing is placed for a while, so that not all of it is on the actor that is up

@@ -50,7 +50,7 @@ def framewatch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
 
 def test_it_is_a_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stream.cli", "process", "x.mp4", "--bogus"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "--bogus" in done.stderr
 

@@ -103,7 +103,7 @@ def test_the_config_runs_it_with_the_same_windows(film: Path, shared: Path, tmp_
     (film / "other.yaml").write_text(yaml.safe_dump(data))
     out = tmp_path / "events.jsonl"
     command = [sys.executable, "-m", "stream.cli", "process", "-c", str(film / "other.yaml"), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     (film / "other.yaml").unlink()
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in out.read_text().splitlines()]

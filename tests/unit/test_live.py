@@ -144,10 +144,11 @@ def test_pictures_come_no_faster_than_asked_for() -> None:
             often(rare, "a")
             rare.interval_s = 0.15
             for _ in range(3):
-                await frames(rare, 1)
+                [before] = await frames(rare, 1)
                 before_s = rare._given_s["a"]
                 await frames(quick, 1)
-                await frames(rare, 1)
+                [after] = await frames(rare, 1)
+                assert after > before
                 assert rare._given_s["a"] - before_s >= EARLY * rare.interval_s
 
     run(work())
