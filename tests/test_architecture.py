@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.compute
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 500
 

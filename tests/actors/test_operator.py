@@ -26,6 +26,8 @@ CAMERAS = [f"camera-{number}" for number in range(1, 9)]
 NINTH = "camera-9"
 DRAWN = CAMERAS[0]
 THROTTLED = CAMERAS[1]
+FILM_FPS = 6.25
+FPS = FILM_FPS / 3
 TOKEN = "the-operators-own-token"
 PASSWORD = "s3cret-Pa55w0rd"
 TOPICS = {kind: f"operator.{kind}" for kind in ("tracks", "counts", "alerts", "health", "dead_letter")}
@@ -35,7 +37,7 @@ QUICK = Timing(page=(Burn(2, "10s", "5s"),), patience="1s", recent="10s", interv
 @pytest.fixture
 def cameras(tmp_path: Path) -> Iterator[CameraServer]:
     """Nine cameras; two films, as drawing one takes a second for each of its seconds."""
-    films = [Shot(scene, 7, (6, 6), 8, fps=6.25, width=640, height=360) for scene in ("plaza", "corridor")]
+    films = [Shot(scene, 7, (6, 6), 8, fps=FILM_FPS, width=640, height=360) for scene in ("plaza", "corridor")]
     assert make(films, tmp_path / "films", Event(), lambda _: None)
     clips = [tmp_path / "films" / film.name / "video.mp4" for film in films]
     mounts = {name: clips[number % 2] for number, name in enumerate([*CAMERAS, NINTH])}
@@ -46,7 +48,7 @@ def cameras(tmp_path: Path) -> Iterator[CameraServer]:
 def config(cameras: CameraServer, broker: Broker) -> dict[str, Any]:
     return {
         "detectors": {"people": {"model": "simulated-person", "confidence": 0.5, "threads": 1}},
-        "sources": [{"id": name, "uri": cameras.url(name), "fps": 3.125, "gate": "off", "decode": "fast"} for name in CAMERAS],
+        "sources": [{"id": name, "uri": cameras.url(name), "fps": FPS, "gate": "off", "decode": "fast"} for name in CAMERAS],
         "sinks": [{"type": "kafka", "bootstrap_servers": [broker.bootstrap], "topics": TOPICS}],
         "evidence": {"url": "evidence"},
         "slo": {"latency_ms": 2000},
@@ -89,7 +91,7 @@ def test_an_operators_morning(cluster: Cluster, kafka_broker: Broker, cameras: C
         wait_for(lambda: online() == set(CAMERAS), 60, "all cameras to be online")
 
         # A ninth camera comes, another one goes; nobody restarts anything.
-        added = {"id": NINTH, "uri": cameras.url(NINTH), "fps": 3.125, "gate": "off"}
+        added = {"id": NINTH, "uri": cameras.url(NINTH), "fps": FPS, "gate": "off"}
         assert api.post("/v1/sources", json=added).status_code == 201
         assert api.delete(f"/v1/sources/{CAMERAS[-1]}").status_code in (200, 204)
         wait_for(lambda: online() == {*CAMERAS[:-1], NINTH}, 30, "the ninth camera instead of the eighth")

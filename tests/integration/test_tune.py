@@ -24,7 +24,7 @@ from stream.tuning.search import GRID
 
 pytestmark = pytest.mark.compute
 
-TRIALS = 8
+TRIALS = 4
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def _tune(config: Path, out: Path, *options: str) -> Result:
 
 def test_choice_is_what_process_then_does(shared: Path, clips: Path, tmp_path: Path) -> None:
     config, out = _config(shared, tmp_path), tmp_path / "made" / "tuned.yaml"
-    data = ["--data", str(clips / "val"), "--test", str(clips / "test"), "--trials", str(TRIALS), "--seed", "4"]
-    result = _tune(config, out, *data)
+    data = ["--data", str(clips / "val"), "--trials", str(TRIALS), "--seed", "4"]
+    result = _tune(config, out, *data, "--test", str(clips / "test"))
     assert result.exception is None, result.output
     assert "2 validation and 1 test clips" in result.stdout
     report = json.loads(out.with_suffix(".json").read_text())

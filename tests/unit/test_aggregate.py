@@ -20,6 +20,8 @@ from stream.frame import DetectedBatch, FrameInfo
 from stream.metrics import Metrics
 from stream.testing import ManualClock, MemorySink
 
+pytestmark = pytest.mark.compute
+
 T0 = 1_700_000_000.0
 CLASSES = {"people": ("person", "dog")}
 ZONE = [{"name": "all", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]

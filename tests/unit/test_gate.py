@@ -12,6 +12,8 @@ from stream.detections import Detections
 from stream.frame import FrameInfo, Uint8Array
 from stream.gate import CALM_S, LOOK_S, SETTLE_S, Gate, Presence
 
+pytestmark = pytest.mark.compute
+
 FPS = 25
 
 

@@ -12,6 +12,8 @@ import pytest
 from stream.detectors.base import InputSpec
 from stream.scale import Scaler, to_picture
 
+pytestmark = pytest.mark.compute
+
 BT709, FULL_RANGE = 1, 2
 
 

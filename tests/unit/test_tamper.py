@@ -13,6 +13,8 @@ import pytest
 from stream.frame import Uint8Array
 from stream.tamper import CLEAR_S, FAULT_S, LEARN, LOOK_S, RELEARN_S, Tamper
 
+pytestmark = pytest.mark.compute
+
 Change = Callable[[Uint8Array], Uint8Array]
 SIZE = 176
 REAL_SIZE = 352
