@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from stream.config import KafkaSinkConfig, SinkConfig
@@ -9,7 +10,6 @@ from stream.errors import SinkError
 from stream.sinks.base import Sink
 from stream.sinks.fanout import FanOut
 from stream.sinks.jsonl import JsonlSink
-from stream.sinks.kafka import KafkaSink
 
 __all__ = ["FanOut", "check_sinks", "open_sinks"]
 
@@ -25,11 +25,13 @@ def open_sinks(configs: Sequence[SinkConfig], spool_dir: Path | None) -> FanOut:
         SinkError: a file cannot be written, or a spool is in use by another process.
     """
     sinks: list[Sink] = []
+    places = count()
     try:
         for config in configs:
             if isinstance(config, KafkaSinkConfig):
-                place = sum(isinstance(sink, KafkaSink) for sink in sinks)
-                sinks.append(KafkaSink(config, spool_dir / f"kafka-{place}" if spool_dir else None))
+                from stream.sinks.kafka import KafkaSink  # kafka-python takes 0.2 s to import
+
+                sinks.append(KafkaSink(config, spool_dir / f"kafka-{next(places)}" if spool_dir else None))
             else:
                 sinks.append(JsonlSink(config))
     except SinkError:

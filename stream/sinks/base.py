@@ -15,6 +15,13 @@ class Sink(Protocol):
     written to a file, or on the disk spool. Events are counted in the order of ``write``, from 1.
     """
 
+    def check(self, timeout_s: float = 10) -> None:
+        """Connect once to whatever the events go to over a network.
+
+        Raises:
+            SinkUnavailable: one line with the addresses and the likely cause.
+        """
+
     def write(
         self,
         event: Event,

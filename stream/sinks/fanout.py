@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from stream.errors import SinkError
 from stream.events import Event
 from stream.sinks.base import Sink
-from stream.sinks.kafka import KafkaSink
 
 
 class FanOut:
@@ -25,14 +24,9 @@ class FanOut:
         self._written = 0
 
     def check(self, timeout_s: float = 10) -> None:
-        """Connect to every broker once.
-
-        Raises:
-            SinkUnavailable: one line with the brokers and the likely cause, from the first sink that has one.
-        """
+        """See ``Sink.check``. Raises the first sink's error."""
         for sink in self._sinks:
-            if isinstance(sink, KafkaSink):
-                sink.check(timeout_s)
+            sink.check(timeout_s)
 
     def write(
         self,

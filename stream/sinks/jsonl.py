@@ -56,6 +56,9 @@ class JsonlSink:
         self._flusher = threading.Thread(target=self._flush_regularly, name="jsonl-sink", daemon=True)
         self._flusher.start()
 
+    def check(self, timeout_s: float = 10) -> None:
+        """Nothing is left to be tried: the file is open."""
+
     def _failed(self, error: OSError) -> SinkError:
         return SinkError(f"cannot write to {self._name}: {error.strerror or error}")
 

@@ -17,6 +17,9 @@ class MemorySink:
         self._callbacks: list[Callable[[], None]] = []
         self._safe = 0
 
+    def check(self, timeout_s: float = 10) -> None:
+        """Nothing is connected to."""
+
     def write(
         self,
         event: Event,
