@@ -12,11 +12,12 @@ ARGS ?=# more arguments for pytest, as in make test ARGS="-k kafka"
 TEST_WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest
 OR_NONE = || [[ $$? -eq $(if $(ARGS),5,0) ]]
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip would take two minutes to compile all that is installed, so what the service imports is compiled by importing it. Ray's dozen
 # processes take twice as long to start if each has to do it again.
 unexport PYTHONDONTWRITEBYTECODE
 define INSTALL
-$(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt --quiet --editable '.[$(1)]'
+$(PIP) install --no-compile --constraint constraints.txt --quiet --editable '.[$(1)]'
 @$(BIN)/python -c 'import actors.aggregator, actors.app, actors.ingest, actors.up'
 endef
 
@@ -25,6 +26,8 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Python 3.11 brings a pip that compares each of a hundred thousand wheels with each platform, for most of a minute; a newer
+# one comes first.
 # The stamps are newer than what they depend on once an installation has succeeded, so it is done once.
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -33,7 +36,7 @@ $(VENV)/.python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments: it lacks ensurepip. On Debian and Ubuntu:" \
 	    "apt-get install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@test -x $(BIN)/pip || { $(PYTHON) -m venv --clear $(VENV) && $(PIP) install --quiet --upgrade pip; }
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
