@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.rtsp]
 PASSWORD = "s3cret-Pa55w0rd"
 WHOLE = {"name": "whole", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}
 WATCH = {"name": "watch", "type": "intrusion", "zone": "hall/whole"}
-EXAMPLES = {OPERATOR: 5, VIEWER: 3, "": 1}  # of each route; with less right fewer of them get far
+EXAMPLES = 5  # of each route
 EFFECT_S = 8.0  # a change takes effect within 2 s; a camera needs some more, and so does a busy machine
 
 
@@ -114,7 +114,7 @@ def test_a_silent_actor_is_told_of(service: ray_service.Service) -> None:
     ray_service.wait_for(service.ready, 30, "readiness again")
 
 
-@pytest.mark.parametrize("token", EXAMPLES, ids=["operator", "viewer", "nobody"])
+@pytest.mark.parametrize("token", [OPERATOR, VIEWER, ""], ids=["operator", "viewer", "nobody"])
 def test_nothing_that_is_sent_makes_an_error_inside(token: str, service: ray_service.Service) -> None:
     """Requests made of the service's own description of itself, right and wrong ones."""
     schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
@@ -123,7 +123,7 @@ def test_nothing_that_is_sent_makes_an_error_inside(token: str, service: ray_ser
         operation = found.ok()
 
         @settings(
-            max_examples=EXAMPLES[token],
+            max_examples=EXAMPLES,
             deadline=None,
             database=None,
             derandomize=True,
@@ -140,4 +140,4 @@ def test_nothing_that_is_sent_makes_an_error_inside(token: str, service: ray_ser
                 assert answer.headers["content-type"] == ["application/problem+json"]
 
         ask()
-    assert asked >= 20 * EXAMPLES[token]
+    assert asked > 100

@@ -18,7 +18,7 @@ from tests.support.media import camera_clip, cut
 
 pytestmark = pytest.mark.ray
 
-OUTAGE_S = float(os.environ.get("FRAMEWATCH_OUTAGE_S", "8"))
+OUTAGE_S = float(os.environ.get("FRAMEWATCH_OUTAGE_S", "12"))
 WHOLE = [[0, 0], [1, 0], [1, 1], [0, 1]]
 LIVE = ("east", "west")
 

@@ -80,8 +80,11 @@ def test_one_camera_goes_and_comes_back(cameras: CameraServer, tmp_path: Path, d
     assert_all_families(metrics)
     own = {f"ray_{family.full_name}" for family in families.FAMILIES if family.ray and family.kind == "gauge"}
     own.add("ray_framewatch_frames_total")
-    exported = lambda: own <= set(re.findall(r"^\w+(?={)", service.cluster.exported_metrics(), re.MULTILINE))  # noqa: E731
-    ray_service.wait_for(exported, 2 * ray_service.METRICS_INTERVAL_S, "all gauges among Ray's metrics")
+
+    def exported() -> set[str]:
+        return set(re.findall(r"^\w+(?={)", service.cluster.exported_metrics(), re.MULTILINE))
+
+    ray_service.wait_for(lambda: own <= exported(), 2 * ray_service.METRICS_INTERVAL_S, "all gauges among Ray's metrics")
     answers = metrics + "".join(service.get(path)[1] for path in ("/v1/sources", "/readyz", "/openapi.json"))
     assert "viewer" in answers  # the address is shown, the password is not
     assert_no_password("the API", answers)

@@ -189,9 +189,7 @@ def test_serve_deploy_on_a_running_cluster(dashboard: str, config_path: Path, sh
     def application() -> Any:
         return read(serve_api)["applications"]["framewatch"]
 
-    command = [BIN / "serve", "deploy", ROOT / "serve_config.yaml", "--address", dashboard]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=90, env=NO_TOKEN)
-    assert done.returncode == 0, done.stdout + done.stderr
+    tool(tmp_path, "deploy", str(ROOT / "serve_config.yaml"), "--address", dashboard)
     ray_service.wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 90, "readiness")
     ray_service.wait_for(lambda: frames(FASTESTDET) >= 10, 60, "frames")
 
@@ -213,9 +211,15 @@ def test_serve_deploy_on_a_running_cluster(dashboard: str, config_path: Path, sh
     before = frames(SIMULATED_PERSON)
     assert answers(f"http://127.0.0.1:{port}/readyz"), "what goes on with the config of before is not ready"
     ray_service.wait_for(lambda: frames(SIMULATED_PERSON) >= before + 5, 30, "frames with the config of before")
+    tool(tmp_path, "shutdown", "--yes", "--address", dashboard)
 
 
 def read(url: str) -> Any:
     """The JSON that is answered."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
+
+
+def tool(folder: Path, *arguments: str) -> None:
+    done = subprocess.run([BIN / "serve", *arguments], capture_output=True, text=True, cwd=folder, timeout=90, env=NO_TOKEN)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ from stream.tuning.search import GRID
 
 pytestmark = pytest.mark.compute
 
-TRIALS = 4
+TRIALS = 8
 
 
 @pytest.fixture(scope="module")
