@@ -152,6 +152,7 @@ class AggregatorActor:
         method, arguments = request
         return self.process(*arguments) if method == "process" else self.progress(*arguments)
 
+    @ray.method(concurrency_group=names.BESIDE)
     def config_digest(self) -> str:
         """Digest of the config and models that this actor was made with."""
         return self._digest

@@ -18,7 +18,7 @@ CLUSTER_SETTINGS = {
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",  # Serve's own counters; Ray reports every 10 s
     "RAY_SERVE_EVENT_LOOP_MONITORING_INTERVAL_S": "30",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # our replicas never block their loop; saves two hops a call
-    # A node that vanishes without a word is dead after five questions without an answer, 17 s: with Ray's 3 and 10 s after a minute.
+    # A node that vanishes without a word is given up after five questions without an answer: 17 s, with Ray's 3 and 10 s a minute.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     # What the raylet looks at several times a second, on a node whose processes come and go once a day:

@@ -27,6 +27,7 @@ MAX_REQUESTS = 1000  # at once; live views are requests that last
     max_ongoing_requests=MAX_REQUESTS,
     ray_actor_options={"num_cpus": 0.1},
     health_check_period_s=5,
+    health_check_timeout_s=10,  # three times, and one that hangs is replaced; the leases of the actors last longer
     graceful_shutdown_timeout_s=10,
     logging_config={"enable_access_log": False},  # the proxy keeps one
 )

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import ray
+
 from actors import names
 from actors.aggregator import RemoteAggregator
 from actors.detector import ServeDetector
@@ -95,6 +97,7 @@ class IngestActor:
             self._asked_s, self._cpu_s = asked_s, cpu_s
         return self._used_cores
 
+    @ray.method(concurrency_group=names.BESIDE)
     def config_digest(self) -> str:
         """Digest of the config and models that this actor was made with."""
         return self._digest

@@ -4,6 +4,8 @@ NAMESPACE = "framewatch"
 APPLICATION = "framewatch"
 CONTROL = "Control"
 INGEST, AGGREGATOR = "ingest-", "aggregator-"
+BESIDE = "beside"
+"""Concurrency group of what an actor answers whatever its other calls wait for."""
 
 
 def detector(name: str) -> str:

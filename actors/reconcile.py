@@ -259,15 +259,16 @@ class Reconciler:
 
     def _make(self, name: str) -> ActorHandle[Any]:
         """The named actor: found or made."""
-        kind: Any  # Ray gives each actor class a type of its own
+        kind: type[IngestActor | AggregatorActor]
         if name.startswith(names.INGEST):
-            kind, num_cpus = ray.remote(IngestActor), self._config.service.ingest_cpus
+            kind, num_cpus = IngestActor, self._config.service.ingest_cpus
             args: tuple[object, ...] = (name, self._config, self._models, self._digest)
         else:
-            kind, num_cpus = ray.remote(AggregatorActor), 0.1
+            kind, num_cpus = AggregatorActor, 0.1
             classes = {detector: model.classes for detector, model in self._models.items()}
             args = (name, self._config, classes, self._mandate.run, self._digest)
-        remote: Any = kind.options(
+        actor_class: Any = ray.remote(concurrency_groups={names.BESIDE: 1})(kind)  # type: ignore[call-overload] # Ray's types lack it
+        remote = actor_class.options(
             name=name,
             namespace=names.NAMESPACE,
             lifetime="detached",

@@ -21,6 +21,7 @@ logger = get_logger(__name__)
 
 CALL_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0  # then it is tried again: an actor that the cluster has no room for stays pending meanwhile
+HUNG_S = 30.0  # one that has answered before, and then not even what it answers beside all else, is asked no longer than this
 STOP_TIMEOUT_S = 60.0
 
 
@@ -132,7 +133,7 @@ class Roster:
     async def _start(self, name: str) -> None:
         try:
             actor = self._make(name)
-            digest = await answer(actor.config_digest.remote(), START_TIMEOUT_S)
+            digest = await answer(actor.config_digest.remote(), HUNG_S if name in self._heard_s else START_TIMEOUT_S)
             if digest != self._digest:
                 if not await asyncio.to_thread(self._mandated):
                     return  # it is that of a younger Control
@@ -143,7 +144,10 @@ class Roster:
                 return
         except TimeoutError:
             self._why.pop(name, None)
-            logger.warning("an actor is still not up", of=name, reason=self.faults().get(name))
+            if await asyncio.to_thread(_is_alive, actor):
+                await self._begin_anew(name, actor)
+            else:
+                logger.warning("an actor is still not up", of=name, reason=self.faults().get(name))
         except RayError as error:
             if self._why.get(name) != reason(error):
                 logger.warning("an actor does not begin", of=name, reason=reason(error))
@@ -152,6 +156,12 @@ class Roster:
             self._forget(name)
             self.there[name] = actor
             self._on_change()
+
+    async def _begin_anew(self, name: str, actor: ActorHandle[Any]) -> None:
+        """It hangs. Ray begins it anew, as it would have had it died."""
+        if await asyncio.to_thread(self._mandated):
+            logger.error("an actor hangs: it is killed and begins anew", of=name, reason=self.faults().get(name))
+            ray.kill(actor, no_restart=False)
 
     async def _end(self, name: str) -> None:
         if not await asyncio.to_thread(self._mandated):
@@ -195,6 +205,12 @@ async def answer(reference: Awaitable[Any], timeout_s: float = CALL_TIMEOUT_S) -
         TimeoutError: not in time.
     """
     return await asyncio.wait_for(asyncio.ensure_future(reference), timeout_s)
+
+
+def _is_alive(actor: ActorHandle[Any]) -> bool:
+    """Whether Ray has made the actor and takes its process for one at work; there is no public way to ask without the dashboard."""
+    state: str | None = ray._private.state.actors(actor._actor_id.hex()).get("State")
+    return state == "ALIVE"
 
 
 def _find(name: str) -> ActorHandle[Any] | None:

@@ -43,6 +43,7 @@ class Actor:
     def __init__(self, cluster: Cluster, name: str, args: tuple[Any, ...]):
         self.cluster, self.name, self.args = cluster, name, args
         self.dead = False
+        self._actor_id = SimpleNamespace(hex=lambda: name)
         self.config_digest = Method(lambda: self._answer(lambda: args[-1]))
         self.set_sources = Method(lambda *what: self._answer(lambda: cluster.tell(name, *what)))
         self.stop = Method(lambda: self._answer(lambda: cluster.stopped.append(name)))
@@ -50,7 +51,7 @@ class Actor:
     def _answer(self, call: Callable[[], Any]) -> Any:
         if self.dead:
             raise ActorDiedError
-        if self.name in self.cluster.silent:
+        if self.name in self.cluster.silent | self.cluster.hanging:
             raise NoAnswer
         return call()
 
@@ -61,9 +62,10 @@ class Cluster:
     Attributes:
         address: of the cluster.
         actors: by name.
-        silent: names of actors that do not answer: there is no room for them, or they hang.
+        silent: names of actors that do not answer: there is no room for them.
+        hanging: nor do these, though Ray has made them.
         told: what each actor was told, in order.
-        made, stopped, killed: names, in order.
+        made, stopped, killed, restarted: names, in order.
         leaving, cores, pending, active: by name, what actors tell of themselves.
     """
 
@@ -71,10 +73,12 @@ class Cluster:
         self.address = "127.0.0.1:6379"
         self.actors: dict[str, Actor] = {}
         self.silent: set[str] = set()
+        self.hanging: set[str] = set()
         self.told: dict[str, list[tuple[Any, ...]]] = {}
         self.made: list[str] = []
         self.stopped: list[str] = []
         self.killed: list[str] = []
+        self.restarted: list[str] = []
         self.leaving: dict[str, list[str]] = {}
         self.cores: dict[str, float] = {}
         self.pending: dict[str, int] = {}
@@ -83,10 +87,11 @@ class Cluster:
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take Ray's place."""
         fake = SimpleNamespace(
-            remote=lambda _kind: SimpleNamespace(options=self._options),
+            remote=lambda **_options: lambda _kind: SimpleNamespace(options=self._options),
             kill=self._kill,
             get_actor=self._get,
             util=SimpleNamespace(list_named_actors=self._list),
+            _private=SimpleNamespace(state=SimpleNamespace(actors=self._state)),
             get_runtime_context=lambda: SimpleNamespace(gcs_address=self.address),
         )
         monkeypatch.setattr(reconcile, "ray", fake)
@@ -112,7 +117,14 @@ class Cluster:
 
         return SimpleNamespace(remote=get_or_make)
 
-    def _kill(self, actor: Actor) -> None:
+    def _state(self, name: str) -> dict[str, str]:
+        return {"State": "PENDING_CREATION" if name in self.silent else "ALIVE"}
+
+    def _kill(self, actor: Actor, no_restart: bool = True) -> None:
+        if not no_restart:
+            self.restarted.append(actor.name)
+            self.hanging.discard(actor.name)
+            return
         actor.dead = True
         self.killed.append(actor.name)
         self.actors.pop(actor.name, None)

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 
 from actors import reconcile, roster
+from actors.control import Control
+from actors.lease import LEASE_S
 from actors.mandate import Mandate
 from actors.reconcile import Reconciler, digest_of
 from actors.record import Record
@@ -195,6 +198,35 @@ def test_an_actor_that_answers_late_keeps_its_sources(play: Any, tmp_path: Path,
         assert cluster.made == ["aggregator-0", "aggregator-1", "ingest-0", "ingest-1"], "it was another actor"
 
     play(scene, cluster)
+
+
+def test_an_actor_that_hangs_is_killed_and_begins_anew(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr(reconcile, "answer", lambda reference: asyncio.wait_for(reference, 0.1))
+    monkeypatch.setattr(roster, "HUNG_S", 0.2)
+
+    async def scene(rounds: Rounds) -> None:
+        await rounds.next()
+        cluster.hanging = {"ingest-1", "aggregator-0"}
+        await rounds.next()  # here they are found not to answer
+        await rounds.next()
+        assert cluster.restarted == [], "they are given time"
+        assert set(rounds.reconciler.faults) == {"ingest-1", "aggregator-0"}
+        await asyncio.sleep(0.3)
+        assert sorted(cluster.restarted) == ["aggregator-0", "ingest-1"]
+        for _ in range(2):
+            await rounds.next()
+        assert rounds.reconciler.faults == {}
+        assert cluster.read() == {"ingest-0": ["a"], "ingest-1": ["z"]}
+        assert cluster.killed == []
+
+    play(scene, cluster)
+
+
+def test_a_control_that_hangs_is_replaced_before_the_leases_of_its_actors_run_out() -> None:
+    serve, start_s = Control._deployment_config, 15
+    asked_s = REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD * (serve.health_check_period_s + serve.health_check_timeout_s)
+    assert asked_s + serve.graceful_shutdown_timeout_s + start_s < LEASE_S
 
 
 @pytest.mark.parametrize("dead", [True, False])
