@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 CALL_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0  # then it is tried again: an actor that the cluster has no room for stays pending meanwhile
-HUNG_S = 30.0  # one that has answered before, and then not even what it answers beside all else, is asked no longer than this
+HUNG_S = 30.0  # the same for one that has answered before
 STOP_TIMEOUT_S = 60.0
 
 
@@ -158,7 +158,7 @@ class Roster:
             self._on_change()
 
     async def _begin_anew(self, name: str, actor: ActorHandle[Any]) -> None:
-        """It hangs. Ray begins it anew, as it would have had it died."""
+        """It hangs: it is there, but does not answer what it answers beside all else. Ray begins it anew, as if it had died."""
         if await asyncio.to_thread(self._mandated):
             logger.error("an actor hangs: it is killed and begins anew", of=name, reason=self.faults().get(name))
             ray.kill(actor, no_restart=False)
