@@ -20,6 +20,8 @@ from stream.training.augment import arranged, augmented, clipped
 from stream.training.data import Cache, Labels, check_apart, load_pictures, read_merged
 from stream.training.feed import Feed
 
+pytestmark = pytest.mark.compute
+
 
 def labels(*xyxy: tuple[float, ...]) -> Labels:
     return Labels(np.array(xyxy, np.float32).reshape(-1, 4), np.zeros(len(xyxy), np.int64), np.zeros(len(xyxy), np.bool_))

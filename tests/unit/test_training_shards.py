@@ -11,6 +11,8 @@ from torch import nn
 
 from stream.training.shards import LEAST_PICTURES, Shards, part_count
 
+pytestmark = pytest.mark.compute
+
 PICTURES = [torch.tensor([float(i), 1.0]) for i in range(1, 7)]
 
 
