@@ -60,9 +60,8 @@ def main() -> None:
     head_args = {"num_cpus": 3, "include_dashboard": False}
     nodes = Nodes(initialize_head=True, head_node_args=head_args)
     try:
-        other = nodes.add_node(
-            num_cpus=3, env_vars={BOOT_ID: "other"}
-        )  # room for an ingest actor, wherever Serve has put the replica
+        # Room for an ingest actor, wherever Serve has put the replica.
+        other = nodes.add_node(num_cpus=3, env_vars={BOOT_ID: "other"})
         ray.init(nodes.address, namespace=names.NAMESPACE, log_to_driver=False, logging_level="error")
         model = {"model": str(shared / "data/models/FastestDet.onnx"), "classes": ["person"], "threads": 1}
         port = free_port()
