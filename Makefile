@@ -58,7 +58,8 @@ test: $(VENV)/.dev ## run all tests; ARGS go to pytest
 	@$(MAKE) --no-print-directory --jobs=2 test-service test-compute
 
 test-service: $(VENV)/.dev
-	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --benchmark-disable -m 'not ray and not browser and not quiet and not compute' $(ARGS) $(OR_NONE)
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable \
+	  -m 'not ray and not browser and not quiet and not compute' $(ARGS) $(OR_NONE)
 	$(PYTEST) -m 'ray or browser or quiet' $(ARGS) $(OR_NONE)
 
 test-compute: $(VENV)/.dev

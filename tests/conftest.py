@@ -59,7 +59,8 @@ def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("quiet") is not None)
+    # What waits for brokers and cameras after what does not: in several processes, those then end together.
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("quiet", "kafka", "rtsp")])
     for item in items:
         if item.get_closest_marker("kafka"):  # kafka-python leaves it to the garbage collector to close a refused connection
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <(socket.socket|ssl.SSLSocket):ResourceWarning"))

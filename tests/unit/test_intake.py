@@ -24,6 +24,8 @@ from stream.sources.file import FileSource
 from stream.testing.clock import ManualClock
 from tests.support.media import make_video
 
+pytestmark = pytest.mark.compute
+
 
 @dataclass
 class Taken:

@@ -18,6 +18,8 @@ from stream.simulation.video import STARTED_AT
 from stream.sources import open_source
 from stream.testing.clock import ManualClock
 
+pytestmark = pytest.mark.compute
+
 SMALL = "simulate://shop?people=4&seed=2&width=320&height=180&fps=10&seconds=2.5"
 
 

@@ -20,6 +20,8 @@ from stream.synthesis.ground import Ground, estimate, settle
 from stream.synthesis.settings import Settings
 from tests.support.synthesis import HEIGHT, WIDTH, background, penn_fudan, scenery
 
+pytestmark = pytest.mark.compute
+
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cutout, ...]:

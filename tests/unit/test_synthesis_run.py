@@ -17,6 +17,8 @@ from stream.synthesis.produce import synthesize
 from stream.synthesis.settings import Settings
 from tests.support.synthesis import HEIGHT, WIDTH, figure, penn_fudan, places, scenery, write
 
+pytestmark = pytest.mark.compute
+
 
 def test_a_run_writes_pictures_labels_and_what_it_did(tmp_path: Path) -> None:
     out = tmp_path / "out"
