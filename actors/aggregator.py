@@ -22,6 +22,7 @@ from stream.clock import SystemClock
 from stream.config import PipelineConfig, SourceConfig
 from stream.deliver import Message, Receipt
 from stream.door import Address, Caller, Door
+from stream.drift import DriftReport
 from stream.errors import AggregatorUnavailable, DoorUnavailable
 from stream.frame import FrameKey
 from stream.logs import configure_process
@@ -114,6 +115,10 @@ class AggregatorActor:
     def seen(self, wanted: Mapping[str, FrameKey | None]) -> dict[str, Seen]:
         """See ``Aggregator.seen``."""
         return self._told().seen(wanted)
+
+    def drift(self, source_id: str) -> DriftReport | None:
+        """See ``Aggregator.drift``."""
+        return self._told().drift(source_id)
 
     def slo_counts(self) -> dict[str, SloCounts]:
         """See ``Aggregator.slo_counts``."""

@@ -24,6 +24,7 @@ from stream.config import PipelineConfig, SourceConfig
 from stream.cpu import CpuReport, SampledCpu
 from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
+from stream.drift import DriftReport
 from stream.errors import SinkError
 from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
 from stream.evidence.requests import EvidenceRequests, SeenFrame
@@ -273,6 +274,8 @@ class Aggregator:
         self._metrics.analysed(info.source_id, batch.detector, stages)
         analyser.tally.add(len(objects), stages)
         analyser.tally.observe(observation)
+        if analyser.drift.add(batch.model, analyser.t_s, info.height, objects):
+            self._metrics.drift(info.source_id, analyser.drift.psi, analyser.drift.confidence)
         analyser.recent = (*analyser.recent[1 - RECENT :], Seen(info.key, event, observation.occupancy))
         self._write_all(analyser.counter.windows())
         source = analyser.config
@@ -449,6 +452,12 @@ class Aggregator:
             active = frozenset(alert.alert_id for alert in self._alerts.active())
             confirm = (self.incarnation, number, health_number)
             return News(confirm, tuple(alerts), tuple(health), active, self._alert_news.lost)
+
+    def drift(self, source_id: str) -> DriftReport | None:
+        """What the model finds in a source, lately and usually; None where there is no such source."""
+        with self._lock:
+            analyser = self._sources.get(source_id)
+            return analyser.drift.report() if analyser else None
 
     def slo_counts(self) -> dict[str, SloCounts]:
         """What the objective is judged by, of each source and of all (``*``)."""

@@ -16,6 +16,7 @@ from typing import Any
 from stream.config import GATE_HOLD_S, PipelineConfig, SourceConfig
 from stream.count import ZoneCounter
 from stream.detections import Detections
+from stream.drift import Drift
 from stream.events import CountsEvent, TrackedObject, TracksEvent, event_id, timestamp
 from stream.frame import REWIND_S, FrameInfo, FrameKey
 from stream.logs import get_logger
@@ -82,13 +83,14 @@ class Seen:
 
 @dataclass(slots=True)
 class SourceAnalyser:
-    """Tracker and counter of one source, and how far it has come."""
+    """Tracker and counter of one source, what is usual in it, and how far it has come."""
 
     config: SourceConfig
     classes: tuple[str, ...]
     confidence: float
     tracker: ByteTracker
     counter: ZoneCounter
+    drift: Drift
     fingerprint: str
     online: bool | None = None
     tampered: str = ""
@@ -111,6 +113,7 @@ class SourceAnalyser:
             confidence=detector.confidence,
             tracker=ByteTracker(config.tracker, detector.confidence),
             counter=ZoneCounter(source.id, source.zones, source.lines, config.counting, classes),
+            drift=Drift(config.drift, classes),
             fingerprint=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
         )
 
@@ -174,6 +177,7 @@ class SourceAnalyser:
             "t_s": self.t_s,
             "tracker": self.tracker.state(),
             "counter": self.counter.state(),
+            "drift": self.drift.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> bool:
@@ -184,6 +188,8 @@ class SourceAnalyser:
         self.frame_index, self.t_s = state["frame_index"], state["t_s"]
         self.tracker.restore(state["tracker"])
         self.counter.restore(state["counter"])
+        if "drift" in state:
+            self.drift.restore(state["drift"])
         return True
 
 

@@ -23,7 +23,7 @@ from stream.part import Name, Part, Point, Seconds
 from stream.rules import AlertRule, CrowdRule, IntrusionRule, LineRule, LoiteringRule, SourceRule, watches
 from stream.scaling import Replicas, Scaling
 from stream.simulation.address import SimulatedCamera
-from stream.telemetry import MetricsConfig, TracingConfig
+from stream.telemetry import DriftConfig, MetricsConfig, TracingConfig
 
 GATE_HOLD_S = 10.0  # longest time of packets that a closed gate holds back
 SOURCE_SCHEMES = ("file", "rtsp", "rtsps", "kafka", "simulate")
@@ -363,6 +363,7 @@ class PipelineConfig(Part):
     slo: SloConfig = SloConfig()
     metrics: MetricsConfig = MetricsConfig()
     tracing: TracingConfig = TracingConfig()
+    drift: DriftConfig = DriftConfig()
     service: ServiceConfig = ServiceConfig()
     evidence: EvidenceConfig | None = None
 

@@ -96,6 +96,22 @@ FAMILIES = (
     ),
     _gauge("source_asleep", "0 or 1", "ingest", "source", "1 while the source's gate is closed: its scene is still.", ray=True),
     _gauge("source_tampered", "0 or 1", "ingest", "source", "1 while the view is covered, frozen, blurred or moved.", ray=True),
+    _gauge(
+        "drift_psi",
+        "index",
+        "aggregator",
+        "source feature",
+        "How far recent detections are from usual ones; 0.25 is much.",
+        ray=True,
+    ),
+    _gauge(
+        "track_confidence_ratio",
+        "ratio",
+        "aggregator",
+        "source",
+        "Mean confidence of recent tracks.",
+        ray=True,
+    ),
     _gauge("decode_allowance_ratio", "ratio", "ingest", "", "Share of GOPs decoded whole; below 1 it does not keep up.", ray=True),
     _counter("reconnects", "attempts", "ingest", "source", "Attempts to reach a lost source again."),
     _counter("pictures", "pictures", "ingest", "", "Pictures encoded for whoever looks at a source."),
@@ -141,7 +157,7 @@ series has the label `actor` too: `Control`, `ingest-0`, `aggregator-0` and so o
 dashboard, as `ray_` and the name. A family is there once it has a value.
 
 The other labels hold ids and names of the config and fixed words, so the config bounds the number of series; a source has some
-35 of them. With `metrics: {source_labels: false}`, and for sources beyond the first `metrics.max_sources` (1000) of an actor,
+40 of them. With `metrics: {source_labels: false}`, and for sources beyond the first `metrics.max_sources` (1000) of an actor,
 counters and histograms are kept without `source`, for all those sources together, and gauges of a source are not kept.
 
 Some latencies in `framewatch_end_to_end_seconds` carry the trace of their frame as an exemplar, where `tracing` is on.

@@ -157,6 +157,17 @@ class Metrics:
         if self._of(source_id):
             self._gauge("source_tampered", source_id).set(tampered)
 
+    def drift(self, source_id: str, psi: Mapping[str, float], confidence: float | None) -> None:
+        """How far what is found in a source is from what is usual there, by feature; see ``drift``."""
+        for name, labels in list(self._children):
+            if name == "drift_psi" and labels[0] == source_id and labels[1] not in psi:
+                self._drop(name, labels)
+        if self._of(source_id):
+            for feature, index in psi.items():
+                self._gauge("drift_psi", source_id, feature).set(index)
+            if confidence is not None:
+                self._gauge("track_confidence_ratio", source_id).set(confidence)
+
     def picture(self) -> None:
         """A picture was encoded for whoever looks at a source."""
         self._counter("pictures").inc()

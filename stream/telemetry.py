@@ -1,4 +1,4 @@
-"""The parts of the config that say what the service tells of itself: metrics and traces."""
+"""The parts of the config that say what the service tells of itself: metrics, traces and drift."""
 
 from __future__ import annotations
 
@@ -17,6 +17,22 @@ class MetricsConfig(Part):
 
     source_labels: bool = True
     max_sources: int = Field(1000, ge=0, le=100_000)
+
+
+class DriftConfig(Part):
+    """What the model found in a source over the last days is compared with what it usually finds there: half of the weight
+    of the one lies on the last ``recent_h`` hours, of the other on the last ``usual_h``. Nothing is judged before a source
+    was seen for ``learn_h``."""
+
+    recent_h: float = Field(72.0, gt=0, le=8760)
+    usual_h: float = Field(720.0, gt=0, le=87_600)
+    learn_h: float = Field(168.0, ge=0, le=8760)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.usual_h < 2 * self.recent_h:
+            raise ValueError(f"usual_h must be at least twice recent_h ({self.recent_h:g}), or both are of the same days")
+        return self
 
 
 class TracingConfig(Part):

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from actors.api import alerts, console, detect, edits, history, pictures, rules, service, sources, zones
+from actors.api import alerts, console, detect, drift, edits, history, pictures, rules, service, sources, zones
 from actors.api.backend import Backend
 from actors.api.limits import BodyLimit
 from actors.api.problems import PROBLEMS, answer_with_problems
@@ -20,6 +20,7 @@ ROUTERS = (
     rules.router,
     pictures.router,
     history.router,
+    drift.router,
     alerts.router,
     detect.router,
     console.router,

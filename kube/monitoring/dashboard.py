@@ -91,6 +91,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((f"max by (source) (framewatch_source_tampered{{{ONE}}})", "{{source}}"),),
             kind="state-timeline",
         ),
+        Panel(
+            "Drift of what is found",
+            "none",
+            (
+                (
+                    f'max by (source) (framewatch_drift_psi{{{ONE},feature!="objects"}})'
+                    f" or max by (source) (0 * framewatch_source_up{{{ONE}}})",
+                    "{{source}}",
+                ),
+            ),
+            text="Stability index of confidence, height or class of tracks, the worst of them. 0.25 is much; 0 until it is judged.",
+        ),
         Panel("Frames analysed", "reqps", ((_rate(FRAMES, f'{ONE},outcome="analysed"', "source"), "{{source}}"),)),
         Panel("p99 latency", "s", ((_quantile(0.99, LATENCY, ONE, "source"), "{{source}}"),)),
         Panel("Attempts to reconnect", "reqps", ((_rate("framewatch_reconnects_total", ONE, "source"), "{{source}}"),)),

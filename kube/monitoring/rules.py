@@ -22,6 +22,7 @@ SHED = "stale|queue_full|detector_error"
 SERVICE = "namespace, job"  # what tells one installation from another
 BUDGET = "service:framewatch_slo_budget:ratio"
 MOST = 0.9
+MUCH = 0.25  # population stability index, see stream/drift.py
 
 Rule = dict[str, Any]
 
@@ -43,6 +44,7 @@ class Timing:
         page: burns that somebody must look at now: 2 % of the budget of 30 days in an hour, 5 % in six.
         ticket: those that can wait for the day: 10 % in one day, 10 % in three.
         patience: how long any other fault must last.
+        settled: how long it must, where it shows over days.
         recent: the window of rates in alerts that are not about the budget.
         interval: of evaluation.
     """
@@ -50,6 +52,7 @@ class Timing:
     page: tuple[Burn, ...] = (Burn(14.4, "1h", "5m"), Burn(6, "6h", "30m"))
     ticket: tuple[Burn, ...] = (Burn(3, "1d", "2h"), Burn(1, "3d", "6h"))
     patience: str = "2m"
+    settled: str = "1h"
     recent: str = "5m"
     interval: str = "30s"
 
@@ -150,6 +153,15 @@ def _alerts(timing: Timing) -> list[Rule]:
             "Source {{ $labels.source }} does not show what it usually shows",
             "It is covered, frozen, blurred or turned away, so its counts mean nothing. GET /v1/sources says which; look at it.",
             patience,
+        ),
+        _alert(
+            "FramewatchDrift",
+            f'max by ({SERVICE}, source, feature) (framewatch_drift_psi{{feature!="objects"}}) > {MUCH}',
+            "warning",
+            "What is found in source {{ $labels.source }} is not what it used to be",
+            "The {{ $labels.feature }} of its tracks of the last days is far from usual (PSI {{ $value }}): dirt, light, another "
+            "view, or something that the model did not learn. GET /v1/sources/{{ $labels.source }}/drift has both histograms.",
+            timing.settled,
         ),
         _alert(
             "FramewatchNoDetector",

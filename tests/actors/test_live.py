@@ -133,6 +133,9 @@ def test_a_camera_is_looked_at(cameras: CameraServer, tmp_path: Path, deploy: Ca
     assert span["latency_ms"]["p50"][-1] > 0
     assert span["stages_ms"].keys() >= {"decode", "batch", "detect", "track"}
     assert span["occupancy"]["all"][-1] >= 0
+    drift = get(service, "/v1/sources/hall/drift")
+    assert drift["model"] == tracks["model"]
+    assert drift["features"].keys() == {"confidence", "height", "class", "objects"}
     assert [change["state"] for change in span["health"]] == ["online"]
     status = ray_service.wait_for(lambda: keeps_up(service.status("hall")), 20, "five frames a second")
     assert (status["width"], status["height"], status["dropped"]["sampled"] > 0) == (384, 216, True)

@@ -30,7 +30,9 @@ DOCUMENTED = {
     ]
     for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else (SUFFIX.get(kind, ""),))
 }
-SELDOM = {name for name in DOCUMENTED if re.search("_(frames_removed|pictures|evidence)", name)}  # there once it has happened
+SELDOM = {
+    name for name in DOCUMENTED if re.search("_(frames_removed|pictures|evidence|drift|track_confidence)", name)
+}  # there once it has happened
 
 
 def config(clip: Path) -> dict[str, Any]:

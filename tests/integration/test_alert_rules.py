@@ -62,6 +62,7 @@ SPOOL = 'framewatch_sink_spool_bytes{job="framewatch",actor="aggregator-0"}'
 ROOM = 'framewatch_sink_spool_limit_bytes{job="framewatch",actor="aggregator-0"}'
 LOST = 'framewatch_events_dropped_total{job="framewatch",topic="tracks",actor="aggregator-0"}'
 TAMPERED = 'framewatch_source_tampered{job="framewatch",source="hall",actor="ingest-0"}'
+DRIFT = 'framewatch_drift_psi{job="framewatch",source="hall",actor="aggregator-0",feature="%s"}'
 ALLOWANCE = 'framewatch_decode_allowance_ratio{job="framewatch",actor="ingest-0"}'
 FAULTS = 'framewatch_actor_faults{job="framewatch",actor="Control"}'
 OTHERS = {f'framewatch_slo_frames_total{{job="framewatch",source="cam{i}"}}': "0+800x450" for i in range(9)}
@@ -97,6 +98,8 @@ CASES: list[tuple[str, str, dict[str, str], str, list[dict[str, str]]]] = [
     ("a source that is back at once", "1m", {UP: "1x5 0 1x10"}, "7m", []),
     ("a source offline, without source labels", "1m", {OFFLINE: "0x5 1x10"}, "10m", [other("SourceOffline", **JOB)]),
     ("a camera that is covered", "1m", {TAMPERED: "0x5 1x10"}, "10m", [other("SourceTampered", **HALL)]),
+    ("other sizes", "1m", {DRIFT % "height": "0.1x5 0.3x90"}, "70m", [other("Drift", **HALL, feature="height")]),
+    ("more people than usual", "1m", {DRIFT % "objects": "0.1x5 0.9x90"}, "70m", []),
     ("no detector", "1m", {REPLICAS: "1x5 0x10"}, "10m", [other("NoDetector", "critical", **JOB, detector="people")]),
     ("events wait", "1m", {PENDING: "5x5 5000x10", EVENTS: "0+600x20"}, "10m", [other("SinkBacklog", **AGGREGATOR)]),
     ("as many as are on their way all the time", "1m", {PENDING: "90x20", EVENTS: "0+600x20"}, "10m", []),

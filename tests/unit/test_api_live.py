@@ -19,6 +19,7 @@ from stream.analyser import Seen
 from stream.clock import SystemClock
 from stream.config import SloConfig
 from stream.detections import Detections
+from stream.drift import Drift
 from stream.errors import DetectorError
 from stream.events import AlertEvent, EvidenceLinks, TrackedObject, TracksEvent, timestamp
 from stream.evidence.address import path_of, public_root
@@ -27,6 +28,7 @@ from stream.evidence.store import Store
 from stream.frame import FrameBatch, FrameInfo
 from stream.history import Reading
 from stream.slo import SloTracker
+from stream.telemetry import DriftConfig
 from stream.viewfinder import Picture
 from tests.support.api import OPERATOR, VIEWER, Client, Closed, Socket, app_of, config_of, websocket
 
@@ -59,6 +61,8 @@ class Actors:
         if method == "seen":
             key = what[0]["hall"] or ("s", self.frame)
             return {"hall": Seen(key, tracks(key[1]), {"floor": 1})} if self.frame else {}
+        if method == "drift":
+            return Drift(DriftConfig(), ("person",)).report() if self.frame else None
         tracker = SloTracker(SloConfig())
         tracker.record("hall", 0.1)
         tracker.record("gone", 0.7)
@@ -113,8 +117,22 @@ def test_the_newest_tracks(app: FastAPI, camera: Actors) -> None:
     assert (answer["schema"], answer["frame_index"], answer["objects"][0]["class"]) == ("framewatch.tracks/1", 3, "person")
 
 
-def test_without_the_aggregator_tracks_are_503(app: FastAPI) -> None:
+def test_the_drift_of_a_source(app: FastAPI, camera: Actors) -> None:
+    client = Client(app, VIEWER)
+    assert client.get("/v1/sources/other/drift").status_code == 404
+    assert client.get("/v1/sources/hall/drift").status_code == 503, "its aggregator does not know it yet"
+    camera.frame = 1
+    answer = client.get("/v1/sources/hall/drift").json()
+    assert (answer["learned_h"], answer["learn_h"]) == (0, 168)
+    assert answer["features"]["class"] == {
+        "bins": ["person"], "recent": [0], "usual": [0], "recent_samples": 0, "usual_samples": 0, "psi": None,
+    }  # fmt: skip
+    assert {len(one["bins"]) - len(one["recent"]) for one in answer["features"].values()} == {0}
+
+
+def test_without_the_aggregator_tracks_and_drift_are_503(app: FastAPI) -> None:
     assert Client(app, VIEWER).get("/v1/sources/hall/tracks").status_code == 503
+    assert Client(app, VIEWER).get("/v1/sources/hall/drift").status_code == 503
 
 
 # -- the live view
