@@ -6,14 +6,13 @@ other classes, or another number of them. Each of these is a histogram, kept twi
 *usual* (30 days). Days and weeks have their rhythms, which spans as long as these even out.
 
 How far the two are apart is the population stability index: the sum of (p - q) ln(p / q) over the bins (Siddiqi, "Credit Risk
-Scorecards", 2006, who calls less than 0.1 no change, and more than 0.25 one to look into). So few samples that they differ by
-chance raise it by (bins - 1) (1 / n + 1 / m) (Yurdakul and Naranjo, "Statistical properties of the population stability
-index", Journal of Risk Model Validation, 2020), which is taken off.
+Scorecards", 2006: less than 0.1 is no change, more than 0.25 a great one, between samples that have nothing in common). So few
+samples that they differ by chance raise it by (bins - 1) (1 / n + 1 / m) (Yurdakul and Naranjo, "Statistical properties of the
+population stability index", Journal of Risk Model Validation, 2020), which is taken off. As what is recent becomes usual,
+a change that stays reaches half of its full index after ten days, and fades: so one looks above 0.1.
 
-A sample of confidence, height and class is a track, with the mean of its frames: those of a parked car are no news each. (Two
-recordings of a simulated street, of 8 minutes each, one of them blurred so that 8 of 100 detections were lost: 0.32. With the
-greatest confidence of each track it was 0.19, with every frame for itself 0.12.) Time is that of the frames. Another model
-begins anew.
+A sample of confidence, height and class is a track, with the mean of its frames: those of a parked car are no news each. Time is
+that of the frames. Another model begins anew. docs/decisions/0012 has figures.
 """
 
 from __future__ import annotations

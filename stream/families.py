@@ -96,7 +96,7 @@ FAMILIES = (
     ),
     _gauge("source_asleep", "0 or 1", "ingest", "source", "1 while the source's gate is closed: its scene is still.", ray=True),
     _gauge("source_tampered", "0 or 1", "ingest", "source", "1 while the view is covered, frozen, blurred or moved.", ray=True),
-    _gauge("drift_psi", "index", "aggregator", "source feature", "How far recent detections are from usual ones; 0.25 is much."),
+    _gauge("drift_psi", "index", "aggregator", "source feature", "How far recent detections are from usual ones; above 0.1, look."),
     _gauge("track_confidence_ratio", "ratio", "aggregator", "source", "Mean confidence of recent tracks."),
     _gauge("decode_allowance_ratio", "ratio", "ingest", "", "Share of GOPs decoded whole; below 1 it does not keep up.", ray=True),
     _counter("reconnects", "attempts", "ingest", "source", "Attempts to reach a lost source again."),

@@ -17,7 +17,7 @@ router = APIRouter(tags=["sources"])
 @router.get("/v1/sources/{source_id}/drift", dependencies=[Depends(viewer)])
 async def drift(source_id: str, backend: TheBackend) -> DriftReport:
     """Confidence, height and class of its tracks, and objects in a frame: histograms of the last days and of what is usual, and
-    how far they are apart (``psi``: below 0.1 nothing, above 0.25 much; null until it is judged)."""
+    how far they are apart (``psi``: above 0.1 it is worth a look; null until it is judged)."""
     source_named(source_id, backend)
     aggregator = backend.reconciler.shards.get(source_id, "its aggregator")
     try:

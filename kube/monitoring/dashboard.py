@@ -101,7 +101,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     "{{source}}",
                 ),
             ),
-            text="Stability index of confidence, height or class of tracks, the worst of them. 0.25 is much; 0 until it is judged.",
+            text="Stability index of confidence, height or class of tracks, the worst of them. Look above 0.1; 0: not judged yet.",
         ),
         Panel("Frames analysed", "reqps", ((_rate(FRAMES, f'{ONE},outcome="analysed"', "source"), "{{source}}"),)),
         Panel("p99 latency", "s", ((_quantile(0.99, LATENCY, ONE, "source"), "{{source}}"),)),

@@ -22,7 +22,7 @@ SHED = "stale|queue_full|detector_error"
 SERVICE = "namespace, job"  # what tells one installation from another
 BUDGET = "service:framewatch_slo_budget:ratio"
 MOST = 0.9
-MUCH = 0.25  # population stability index, see stream/drift.py
+DRIFTED = 0.1  # population stability index, see stream/drift.py
 
 Rule = dict[str, Any]
 
@@ -156,7 +156,7 @@ def _alerts(timing: Timing) -> list[Rule]:
         ),
         _alert(
             "FramewatchDrift",
-            f'max by ({SERVICE}, source, feature) (framewatch_drift_psi{{feature!="objects"}}) > {MUCH}',
+            f'max by ({SERVICE}, source, feature) (framewatch_drift_psi{{feature!="objects"}}) > {DRIFTED}',
             "warning",
             "What is found in source {{ $labels.source }} is not what it used to be",
             "The {{ $labels.feature }} of its tracks of the last days is far from usual (PSI {{ $value }}): dirt, light, another "
