@@ -21,7 +21,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from stream.events import TrackedObject
@@ -30,6 +29,7 @@ from stream.telemetry import DriftConfig
 Feature = Literal["confidence", "height", "class", "objects"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 CONFIDENCE_EDGES = tuple(i / 20 for i in range(1, 20))
+CONFIDENCE_MIDDLES = tuple((i + 0.5) / 20 for i in range(20))
 HEIGHT_EDGES = tuple(2 ** (i / 2 - 6) for i in range(1, 12))  # shares of the picture's height, 1/45 to 0.71, 41 % apart
 OBJECTS_EDGES = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0)
 FOLD_S = 60.0  # so often are the histograms brought up to date
@@ -99,8 +99,12 @@ class Drift:
 
     def __init__(self, config: DriftConfig, classes: Sequence[str]):
         self._config, self._classes = config, {name: i for i, name in enumerate(classes)}
-        bins = len(CONFIDENCE_EDGES) + 1, len(HEIGHT_EDGES) + 1, len(classes), len(OBJECTS_EDGES) + 1
-        self._bins = dict(zip(FEATURES, bins, strict=True))
+        self._bins: dict[Feature, list[float | str]] = {  # where each begins, or its class
+            "confidence": [0.0, *CONFIDENCE_EDGES],
+            "height": [0.0, *(round(edge, 4) for edge in HEIGHT_EDGES)],
+            "class": list(classes),
+            "objects": [0.0, *OBJECTS_EDGES],
+        }
         self._begin_anew("")
 
     def _begin_anew(self, model: str) -> None:
@@ -110,9 +114,9 @@ class Drift:
         self._folded_s: float | None = None  # time of the last fold
         self._counted_s = -math.inf  # when the objects of a frame were counted last
         self._tracks: dict[int, _Track] = {}
-        self._new = {feature: [0] * n for feature, n in self._bins.items()}  # since the last fold
-        self._recent = {feature: [0.0] * n for feature, n in self._bins.items()}
-        self._usual = {feature: [0.0] * n for feature, n in self._bins.items()}
+        self._new = {feature: [0] * len(bins) for feature, bins in self._bins.items()}  # since the last fold
+        self._recent = {feature: [0.0] * len(bins) for feature, bins in self._bins.items()}
+        self._usual = {feature: [0.0] * len(bins) for feature, bins in self._bins.items()}
 
     def add(self, model: str, t_s: float, height_px: int, objects: Sequence[TrackedObject]) -> bool:
         """Take in what a frame's event says; True where ``psi`` and ``confidence`` are new.
@@ -157,7 +161,7 @@ class Drift:
             fade = 0.5 ** (passed_s / HOUR_S / half_h)
             for feature, new in self._new.items():
                 kept[feature] = [old * fade + n for old, n in zip(kept[feature], new, strict=True)]
-        self._new = {feature: [0] * n for feature, n in self._bins.items()}
+        self._new = {feature: [0] * len(bins) for feature, bins in self._bins.items()}
         self._judge()
 
     def _judge(self) -> None:
@@ -166,20 +170,13 @@ class Drift:
             compared = {feature: _psi(self._recent[feature], self._usual[feature]) for feature in FEATURES}
             self.psi = {feature: psi for feature, psi in compared.items() if psi is not None}
         weights = self._recent["confidence"]
-        middles = [(low + high) / 2 for low, high in pairwise((0.0, *CONFIDENCE_EDGES, 1.0))]
         tracks = sum(weights)
-        self.confidence = sum(map(float.__mul__, middles, weights)) / tracks if tracks else None
+        self.confidence = sum(map(float.__mul__, CONFIDENCE_MIDDLES, weights)) / tracks if tracks else None
 
     def report(self) -> DriftReport:
         """For people."""
-        begins: dict[Feature, list[float | str]] = {
-            "confidence": [0.0, *CONFIDENCE_EDGES],
-            "height": [0.0, *(round(edge, 4) for edge in HEIGHT_EDGES)],
-            "class": list(self._classes),
-            "objects": [0.0, *OBJECTS_EDGES],
-        }
         features = {}
-        for feature, bins in begins.items():
+        for feature, bins in self._bins.items():
             recent, usual = self._recent[feature], self._usual[feature]
             psi = self.psi.get(feature)
             features[feature] = Comparison(
@@ -207,7 +204,7 @@ class Drift:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where the one that gave ``state`` stood, unless its histograms are of other bins."""
         bins = {feature: len(weights) for feature, weights in state["usual"].items()}
-        if state["classes"] != list(self._classes) or bins != self._bins:
+        if state["classes"] != list(self._classes) or bins != {feature: len(mine) for feature, mine in self._bins.items()}:
             return
         self._begin_anew(state["model"])
         self._learned_s, self._folded_s = state["learned_s"], state["folded_s"]

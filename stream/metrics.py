@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 from stream.config import SloConfig
+from stream.drift import FEATURES
 from stream.events import TOPICS, Event
 from stream.families import BY_NAME, PREFIX
 from stream.redact import redact
@@ -159,14 +160,13 @@ class Metrics:
 
     def drift(self, source_id: str, psi: Mapping[str, float], confidence: float | None) -> None:
         """How far what is found in a source is from what is usual there, by feature; see ``drift``."""
-        for name, labels in list(self._children):
-            if name == "drift_psi" and labels[0] == source_id and labels[1] not in psi:
-                self._drop(name, labels)
-        if self._of(source_id):
-            for feature, index in psi.items():
-                self._gauge("drift_psi", source_id, feature).set(index)
-            if confidence is not None:
-                self._gauge("track_confidence_ratio", source_id).set(confidence)
+        for feature in FEATURES:
+            if feature not in psi:
+                self._drop("drift_psi", (source_id, feature))
+            elif self._of(source_id):
+                self._gauge("drift_psi", source_id, feature).set(psi[feature])
+        if confidence is not None and self._of(source_id):
+            self._gauge("track_confidence_ratio", source_id).set(confidence)
 
     def picture(self) -> None:
         """A picture was encoded for whoever looks at a source."""

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Response, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ray.exceptions import RayError
 
 from actors.api.access import admit, viewer
 from actors.api.backend import Backend, TheBackend, backend_of
 from actors.api.problems import Problem
-from actors.api.sources import source_named
+from actors.api.sources import from_aggregator, source_named
 from actors.live import MAX_FPS, MAX_SOURCES, Shown, Watcher
 from stream.annotate import draw
 from stream.config import SourceConfig
@@ -92,11 +91,7 @@ async def picture(
 async def tracks(source_id: str, backend: TheBackend) -> TracksEvent:
     """What was found in the last analysed frame; 204 where there was none lately."""
     source_named(source_id, backend)
-    aggregator = backend.reconciler.shards.get(source_id)
-    try:
-        seen = await backend.reconciler.ask(aggregator, "seen", {source_id: None}) if aggregator else {}
-    except (RayError, TimeoutError):
-        raise Problem(503, f"{aggregator} does not answer at present", headers={"Retry-After": "2"}) from None
+    seen = await from_aggregator(source_id, backend, "seen", {source_id: None}) or {}
     if source_id not in seen:
         return Response(status_code=204)  # type: ignore[return-value] # FastAPI passes it on
     event: TracksEvent = seen[source_id].event

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Depends, Response
+from ray.exceptions import RayError
 
 from actors.api.access import viewer
 from actors.api.backend import Backend, TheBackend
@@ -46,6 +49,19 @@ def source_named(source_id: str, backend: Backend) -> SourceConfig:
     if source is None:
         raise Problem(404, f"there is no source {source_id!r}")
     return source
+
+
+async def from_aggregator(source_id: str, backend: Backend, method: str, *what: object) -> Any:
+    """What the source's aggregator answers; None where it has none as yet.
+
+    Raises:
+        Problem: 503, it does not answer.
+    """
+    aggregator = backend.reconciler.shards.get(source_id)
+    try:
+        return await backend.reconciler.ask(aggregator, method, *what) if aggregator else None
+    except (RayError, TimeoutError):
+        raise Problem(503, f"{aggregator} does not answer at present", headers={"Retry-After": "2"}) from None
 
 
 def view_of(source: SourceConfig, backend: Backend) -> SourceView:

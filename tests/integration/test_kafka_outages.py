@@ -19,7 +19,7 @@ from stream.errors import SinkError
 from stream.sinks.kafka import MAX_EVENTS, KafkaSink
 from tests.conftest import ROOT
 from tests.support.kafka_broker import Broker, free_port
-from tests.support.kafka_sink import opened, read_topic, sink_config, wait_until
+from tests.support.kafka_sink import opened, sink_config, topic_records, wait_until
 from tests.support.sample_events import counts, tracks
 
 pytestmark = pytest.mark.kafka
@@ -74,7 +74,7 @@ def test_broker_killed_in_the_middle_of_a_stream(
     assert memory["back"] - memory["killed"] < 20 << 20
     assert sorted(acknowledged) == list(range(written))
     arrived: dict[str, list[str]] = {}
-    for record in read_topic(broker.bootstrap, config.topics.counts):
+    for record in topic_records(broker.bootstrap, config.topics.counts):
         ids = arrived.setdefault(record.key.decode(), [])
         if (event_id := json.loads(record.value)["event_id"]) not in ids:
             ids.append(event_id)
@@ -116,7 +116,7 @@ def test_a_crash_with_a_full_spool_loses_nothing(kafka_broker: Broker, tmp_path:
         sink.write(counts(300))
         wait_until(lambda: sink.pending() == 0, 15)
         assert (sink.written, sink.safe) == (1, 1)
-    ids = [json.loads(record.value)["event_id"] for record in read_topic(kafka_broker.bootstrap, config.topics.counts)]
+    ids = [json.loads(record.value)["event_id"] for record in topic_records(kafka_broker.bootstrap, config.topics.counts)]
     assert list(dict.fromkeys(ids)) == [f"hall-{number}" for number in range(301)]
 
 
@@ -161,7 +161,7 @@ def test_a_full_spool_drops_what_may_be_dropped_and_holds_up_the_rest(
         wait_until(lambda: sink.pending() == 0, 30)
         assert sink.safe == sink.written == 22_000
         assert sink.dropped() == {"tracks": dropped}
-    ids = [json.loads(record.value)["event_id"] for record in read_topic(f"127.0.0.1:{port}", config.topics.counts)]
+    ids = [json.loads(record.value)["event_id"] for record in topic_records(f"127.0.0.1:{port}", config.topics.counts)]
     assert list(dict.fromkeys(ids)) == [f"hall-{number}" for number in range(20_000)]
 
 

@@ -18,7 +18,7 @@ from stream.sinks.kafka import MAX_EVENTS
 from stream.sinks.producer import abandon, check_brokers, open_producer
 from stream.tail import render, tail
 from tests.support.kafka_broker import Broker, certificates, free_port
-from tests.support.kafka_sink import opened, read_topic, sink_config, wait_until
+from tests.support.kafka_sink import opened, sink_config, topic_records, wait_until
 from tests.support.sample_events import counts, one_of_each, tracks
 
 pytestmark = pytest.mark.kafka
@@ -37,7 +37,7 @@ def test_every_event_type_arrives(kafka_broker: Broker, tmp_path: Path) -> None:
         wait_until(lambda: sink.pending() == 0, 15)
     assert sorted(acknowledged) == sorted(event.event_id for event in one_of_each())
     for event in one_of_each():
-        records = {r.value: r for r in read_topic(kafka_broker.bootstrap, getattr(config.topics, TOPICS[type(event)]))}
+        records = {r.value: r for r in topic_records(kafka_broker.bootstrap, getattr(config.topics, TOPICS[type(event)]))}
         record = records[event.to_json()]
         assert record.key == event.key.encode()
         assert dict(record.headers) == {"schema": event.schema_.encode(), "content-type": b"application/json"}
@@ -52,7 +52,7 @@ def test_compression(kafka_broker: Broker, compression: str) -> None:
             sink.write(tracks(number))
         sink.close(15)
         assert (sink.safe, sink.pending()) == (200, 0)
-    found = [json.loads(record.value)["frame_index"] for record in read_topic(kafka_broker.bootstrap, config.topics.tracks)]
+    found = [json.loads(record.value)["frame_index"] for record in topic_records(kafka_broker.bootstrap, config.topics.tracks)]
     assert found == list(range(200))
 
 

@@ -16,8 +16,9 @@ from stream.config_file import parse_config
 from stream.pipeline import Pipeline
 from stream.sinks import open_sinks
 from tests.support.kafka_broker import Broker
+from tests.support.kafka_sink import topic_records
 from tests.support.media import picture
-from tests.support.service import topic_records, wait_for
+from tests.support.service import wait_for
 
 pytestmark = pytest.mark.kafka
 

@@ -1,4 +1,4 @@
-"""Kafka sinks with topics of their own, and what they wrote."""
+"""Kafka sinks with topics of their own, and what lies in a topic."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,18 +30,20 @@ def opened(config: KafkaSinkConfig, spool_dir: Path | None) -> Iterator[KafkaSin
         sink.close(0)
 
 
-def read_topic(bootstrap: str, topic: str) -> list[Any]:
-    """All records of ``topic`` up to its present end, per partition in order."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
+def topic_records(bootstrap: str, topic: str) -> list[Any]:
+    """All records that a topic holds now; none where there is no such topic."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, allow_auto_create_topics=False)
     try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        if not partitions:
+            return []
+        ends = consumer.end_offsets(partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        records = []
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            for batch in consumer.poll(timeout_ms=500).values():
-                records += batch
+        records: list[Any] = []
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for found in consumer.poll(timeout_ms=1000).values():
+                records += found
         return records
     finally:
         consumer.close()

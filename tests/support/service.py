@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 import ray
-from kafka import KafkaConsumer, TopicPartition
 from ray import serve
 
 from actors.cluster import start
 from actors.up import deploy, remove
 from stream.config_file import parse_config
 from tests.support.kafka_broker import free_port
+from tests.support.kafka_sink import topic_records
 
 READY_S = 90.0
 POLL_S = 0.25  # what is asked shares the cores with what is waited for
@@ -156,25 +156,6 @@ def deployed(cluster: Cluster, config: dict[str, Any], base: Path) -> Iterator[S
 def jsonl(path: Path) -> list[dict[str, Any]]:
     """The events in a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def topic_records(bootstrap: str, topic: str) -> list[Any]:
-    """All records that a topic holds now; none where there is no such topic."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, allow_auto_create_topics=False)
-    try:
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        if not partitions:
-            return []
-        ends = consumer.end_offsets(partitions)
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        records: list[Any] = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for found in consumer.poll(timeout_ms=1000).values():
-                records += found
-        return records
-    finally:
-        consumer.close()
 
 
 def topic_events(bootstrap: str, topic: str) -> list[dict[str, Any]]:

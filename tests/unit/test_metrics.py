@@ -180,6 +180,17 @@ def test_no_family_is_told_before_it_has_a_value(metrics: Metrics) -> None:
     assert b"framewatch_slo_budget_remaining_ratio" not in metrics.expose()
 
 
+def test_drift_that_is_not_judged_any_more_is_gone() -> None:
+    metrics = Metrics()
+    metrics.drift("hall", {"height": 0.2, "class": 0.1}, 0.7)
+    metrics.drift("yard", {"height": 0.3}, None)
+    metrics.drift("hall", {"class": 0.0}, 0.7)
+    samples = parse(metrics.expose())
+    told = {(dict(labels)["source"], dict(labels)["feature"]) for name, labels in samples if name == "framewatch_drift_psi"}
+    assert told == {("hall", "class"), ("yard", "height")}
+    assert value(samples, "track_confidence_ratio", source="hall") == 0.7
+
+
 class TestSourceLabels:
     def labels(self, metrics: Metrics) -> set[str]:
         for number in range(5):
@@ -191,6 +202,7 @@ class TestSourceLabels:
             metrics.source_up(source_id, True)
             metrics.source_asleep(source_id, True)
             metrics.source_tampered(source_id, True)
+            metrics.drift(source_id, {"height": 0.2}, 0.7)
             metrics.decode(source_id, "full")
             metrics.reconnect(source_id)
         tracker = SloTracker(SloConfig(), ManualClock())
