@@ -229,6 +229,8 @@ class ByteTracker:
     def _behind(self, seen: Float64Array, t_s: float) -> Detections:
         """The tracks that lie behind the boxes ``seen`` (cx, cy, w, h): one whose lower edge is lower is nearer to the camera."""
         unseen = np.flatnonzero(~self._fresh & (self._hits > 1) & (t_s - self._seen_s <= self._config.hidden_s))
+        if not len(unseen):
+            return Detections.empty()
         mine = self._filter[POSITION, unseen]
         nearer = seen[None, :, 1] + seen[None, :, 3] / 2 > mine[:, None, 1] + mine[:, None, 3] / 2
         covered = (_shared(mine, seen) * nearer).sum(1) >= COVERED * mine[:, 2] * mine[:, 3]
@@ -289,7 +291,7 @@ class ByteTracker:
         alone = (np.bincount(rows, minlength=n)[rows] == 1) & (np.bincount(columns, minlength=m)[columns] == 1)
         if alone.all():
             return rows, columns
-        some_rows, some_columns = np.unique(rows[~alone]), np.unique(columns[~alone])
+        some_rows, some_columns = (np.flatnonzero(np.bincount(some[~alone])) for some in (rows, columns))  # in order, each once
         part = score[np.ix_(some_rows, some_columns)]
         i, j = self._solve(part, maximize=True)
         chosen = part[i, j] > 0
@@ -327,12 +329,8 @@ def _iou(a: Float64Array, b: Float64Array) -> Float64Array:
 
 def _shared(a: Float64Array, b: Float64Array) -> Float64Array:
     """Area (len(a), len(b)) that boxes, given as cx, cy, w, h, have in common."""
-    (ax, ay, aw, ah), (bx, by, bw, bh) = a.T[:, :, None], b.T[:, None, :]
-    width = np.minimum(ax + aw / 2, bx + bw / 2)
-    width -= np.maximum(ax - aw / 2, bx - bw / 2)
-    height = np.minimum(ay + ah / 2, by + bh / 2)
-    height -= np.maximum(ay - ah / 2, by - bh / 2)
-    np.maximum(width, 0, out=width)
-    np.maximum(height, 0, out=height)
-    width *= height
-    return np.asarray(width)
+    (a_center, b_center), (a_half, b_half) = (a.T[:2], b.T[:2]), (a.T[2:] / 2, b.T[2:] / 2)
+    sides = np.minimum((a_center + a_half)[:, :, None], (b_center + b_half)[:, None, :])
+    sides -= np.maximum((a_center - a_half)[:, :, None], (b_center - b_half)[:, None, :])
+    np.maximum(sides, 0, out=sides)
+    return np.asarray(sides[0] * sides[1])
