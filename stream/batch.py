@@ -204,10 +204,11 @@ class Batcher:
                 return False
             if dropped is not None:
                 self._drops[source_id]["queue_full"] += 1
-            # The dispatcher is woken where its wait changes: a first frame starts the window, the others may end it or wait less.
-            queued, due_s = self.pending(), min(self._due_s([source]), self._waiting_until_s)
-            if queued == 1 or due_s < self._waiting_until_s or self._is_complete(queued, now_s, due_s):
-                self._ready.notify_all()
+            # The dispatcher, if it waits, is woken where that changes: a first frame starts the window, others may end or shorten it.
+            if self._waiting_until_s > -math.inf:
+                queued, due_s = self.pending(), min(self._due_s([source]), self._waiting_until_s)
+                if queued == 1 or due_s < self._waiting_until_s or self._is_complete(queued, now_s, due_s):
+                    self._ready.notify_all()
         if dropped is not None and self._on_drop:
             self._on_drop(dropped, "queue_full")
         return True
