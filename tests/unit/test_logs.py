@@ -1,5 +1,6 @@
 """The log: one chain for every line, structured, bounded, and free of secrets."""
 
+import gc
 import json
 import logging
 import sys
@@ -10,7 +11,19 @@ from typing import Any
 import av
 import pytest
 
-from stream.logs import FFMPEG, LIMIT, LIMIT_FFMPEG, LIMIT_S, MAX_KINDS, Limit, LogSettings, bind_source, configure, get_logger
+from stream.logs import (
+    FFMPEG,
+    LIMIT,
+    LIMIT_FFMPEG,
+    LIMIT_S,
+    MAX_KINDS,
+    Limit,
+    LogSettings,
+    bind_source,
+    configure,
+    configure_process,
+    get_logger,
+)
 from stream.logs import log_uncaught as install_hooks
 from stream.testing.clock import ManualClock
 
@@ -85,6 +98,16 @@ def test_exceptions_hold_no_secret(log_lines: Lines) -> None:
     [line] = log_lines()
     assert "ValueError: cannot open rtsp://viewer:***@camera:554/hall" in line["exception"]
     assert SECRET not in json.dumps(line)
+
+
+@pytest.mark.usefixtures("hooks", "log_lines")
+def test_what_a_process_has_loaded_is_not_looked_through_for_garbage() -> None:
+    loaded = len(gc.get_objects())
+    try:
+        configure_process(LogSettings("json"))
+        assert gc.get_freeze_count() > 0.9 * loaded
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.usefixtures("hooks")
