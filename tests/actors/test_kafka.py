@@ -49,11 +49,11 @@ def committed(broker: Broker, source_id: str) -> tuple[int, int]:
 def test_nothing_is_lost_when_ingest_and_aggregator_are_killed(
     kafka_broker: Broker, shared: Path, tmp_path: Path, deploy: Callable[..., ray_service.Service]
 ) -> None:
-    clip = cut(shared / CLIP, tmp_path / "clip.mp4", 50)
+    clip = cut(shared / CLIP, tmp_path / "clip.mp4", 65)
     connection = KafkaConnection(bootstrap_servers=[kafka_broker.bootstrap])
     frames = {kind: publish(clip, f"video-{kind}", kind, connection, kind).records for kind in KINDS}
     total = sum(frames.values())
-    assert frames["jpeg"] == frames["h264"] == total / 2 >= 500
+    assert frames["jpeg"] == frames["h264"] == total / 2 >= 650
 
     def tracks() -> list[dict[str, Any]]:
         return ray_service.topic_events(kafka_broker.bootstrap, TOPICS["tracks"])
@@ -61,8 +61,9 @@ def test_nothing_is_lost_when_ingest_and_aggregator_are_killed(
     service = deploy(config(kafka_broker))
     ray_service.wait_for(lambda: len(tracks()) >= 100, 60, "the first frames")
     service.kill("ray::IngestActor")
-    assert len(ray_service.distinct(tracks())) < 600, "it was too late to hurt anybody"
-    ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) >= 650, 60, "frames after the ingest actor's death")
+    before = len(ray_service.distinct(tracks()))
+    assert before < total - 300, "it was too late to hurt anybody"
+    ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) >= before + 100, 60, "frames after the ingest actor's death")
     service.kill("ray::AggregatorActor")
     ray_service.wait_for(lambda: len(ray_service.distinct(tracks())) == total, 90, "the last frame")
     for kind in KINDS:
@@ -80,7 +81,7 @@ def test_nothing_is_lost_when_ingest_and_aggregator_are_killed(
     for kind in KINDS:
         assert ray_service.health_states(health, kind) == ["online"]
         starts = sorted(event["window_start"] for event in ray_service.distinct(counts) if event["source_id"] == kind)
-        assert len(starts) == len(set(starts)) >= 49
+        assert len(starts) == len(set(starts)) >= 64
     assert_replays_say_the_same(found + counts + alerts)
 
 
