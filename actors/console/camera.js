@@ -4,6 +4,7 @@ import { activeAlertsFeed, feed, getBlob, mayWrite, reloadAll, request, segment,
 import { begin, isChanged, reduce } from "./draft.js";
 import { live } from "./live.js";
 import { Chart } from "./charts.js";
+import { Drift } from "./drift.js";
 import { Editor } from "./editor.js";
 import { EditorPanel } from "./editor_panel.js";
 import { shapeColour } from "./overlay.js";
@@ -212,6 +213,7 @@ function Page({ source, service, history, range, setRange, problem }) {
     </div>
     <div class="charts">
       ${history ? html`<${Charts} history=${history} slo=${service?.slo} />` : html`<${Loading} what="the history" />`}
+      ${status.analysed > 0 && html`<${Drift} id=${source.id} />`}
       <${Settings} source=${source} />
     </div>
     ${dialog === "settings" && html`<${SourceForm} source=${source} onClose=${() => setDialog("")} />`}

@@ -317,6 +317,26 @@ def test_a_camera_has_charts_and_the_service_its_objective(visit: Callable[..., 
     expect(page.get_by_role("cell", name="hall")).to_be_visible()
 
 
+def test_a_camera_shows_how_far_what_is_found_is_from_what_is_usual(visit: Callable[..., Visitor], url: str) -> None:
+    page = visit().open("camera", "hall")
+    drift = page.locator(".drift")
+    expect(drift).to_contain_text("still being learned")
+    expect(drift.locator("dt")).to_have_text(["Confidence", "Height", "Class", "Objects in a frame"])
+    report = ask(url, "sources/hall/drift")  # what takes a week to come about is put into the real answer
+    report |= {"learned_h": 200.0}
+    confidence = report["features"]["confidence"]
+    bins = len(confidence["bins"])
+    confidence |= {"recent": [0] * bins, "usual": [0] * bins, "recent_samples": 300.0, "usual_samples": 900.0, "psi": 0.314}
+    confidence["recent"][8], confidence["usual"][-1] = 1, 1
+    page.route("**/v1/sources/hall/drift", lambda route: route.fulfill(json=report))
+    page.reload()
+    expect(drift.locator(".missed")).to_have_text("0.31")
+    expect(drift).not_to_contain_text("still being learned")
+    histogram = drift.get_by_role("img", name="Confidence: lately mostly 40.0 % to 45.0 %, usually 95.0 % and more")
+    expect(histogram).to_be_visible()
+    expect(histogram.locator("rect").nth(8).locator("title")).to_have_text("40.0 % to 45.0 %: lately 100 %, usually 0.0 %")
+
+
 def test_a_viewer_changes_nothing(visit: Callable[..., Visitor]) -> None:
     visitor = visit(token=VIEWER)
     page = visitor.open()
