@@ -204,7 +204,7 @@ class Batcher:
                 return False
             if dropped is not None:
                 self._drops[source_id]["queue_full"] += 1
-            # The dispatcher, if it waits, is woken where that changes: a first frame starts the window, others may end or shorten it.
+            # The dispatcher, if it waits, is woken where that changes: a first frame starts the window, others may end or cut it.
             if self._waiting_until_s > -math.inf:
                 queued, due_s = self.pending(), min(self._due_s([source]), self._waiting_until_s)
                 if queued == 1 or due_s < self._waiting_until_s or self._is_complete(queued, now_s, due_s):
