@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from stream.deliver import Message, Receipt, SourceFinished, SourceState
 from stream.detections import Detections
 from stream.drift import DriftReport
 from stream.errors import SinkError
-from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, timestamp
+from stream.events import AlertEvent, DeadLetter, Event, HealthEvent, HealthState, TracksEvent, event_id, parse_event, timestamp
 from stream.evidence.requests import EvidenceRequests, SeenFrame
 from stream.frame import DetectedBatch, FrameInfo, FrameKey
 from stream.journal import Journal
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # opentelemetry is loaded only where frames are traced
 logger = get_logger(__name__)
 
 COMMIT_INTERVAL_S = 2.0
-ALERT_FLUSH_S = 5.0  # an alert waits so long for the events before it to be safe; a sink spools after 2 s without its broker
 MAX_SENDERS = 256  # ingest processes remembered, restarts included
 MAX_NEWS = 1000  # alerts that nobody has asked for yet: Control does once a second, and is back after some seconds
 NEWS_AT_ONCE = 200
@@ -51,7 +50,7 @@ IDLE_S = 1.0  # a live source without frames for this long is moved on in time b
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """State after some frames, waiting until the events of those frames are safe."""
+    """State after some frames, to be saved once the events of those frames are safe, or with those that are not."""
 
     written: int
     numbers: dict[str, int]
@@ -128,7 +127,6 @@ class Aggregator:
         self._slo = SloTracker(config.slo, clock)
         self._sources: dict[str, SourceAnalyser] = {}
         self._arrivals = Arrivals(config.slo, self._slo, clock, metrics, tracer)
-        self._pending_alerts: deque[tuple[int, AlertEvent]] = deque()
         self._alert_news, self._health_news = Journal[AlertEvent](MAX_NEWS), Journal[HealthEvent](MAX_NEWS)
         self._snapshot: _Snapshot | None = None
         self._numbers: dict[str, int] = {}  # by sender: last message processed
@@ -150,6 +148,9 @@ class Aggregator:
             self._safe |= self._numbers
             self._alert_news.restore(self._saved.get("news", []), AlertEvent.model_validate)
         cleared += self._analyse(config.sources)
+        for event in map(parse_event, self._saved.get("unsafe", [])):
+            source = self._sources.get(event.source_id)
+            self._write(event, droppable=isinstance(event, TracksEvent) and source is not None and source.config.live)
         for alert in self._saved.get("pending_alerts", []):
             self._write_alert(AlertEvent.model_validate(alert))
         self._raise(cleared)
@@ -353,14 +354,14 @@ class Aggregator:
             self._write(event)
 
     def _raise(self, alerts: list[AlertEvent], source_id: str = "") -> None:
-        """Alerts are in the checkpoint, together with the state that raised them, before they go out. What was observed of
-        ``source_id`` raised those that are new."""
+        """Alerts are in the checkpoint, together with the state that raised them, before they go out; what was written before
+        them and is not safe is in it too, so nothing waits for a sink. What was observed of ``source_id`` raised those that
+        are new."""
         if not alerts:
             return
         self._evidence.ask(alerts, source_id)
         if self._checkpoint:
-            flushed = self._sink.flush(ALERT_FLUSH_S)
-            self._save(self._take_snapshot(alerts), safe=flushed)
+            self._save(self._take_snapshot(self._sink.unsafe(), alerts))
             self._snapshot = None  # older than the one just saved
         for alert in alerts:
             self._write_alert(alert)
@@ -369,7 +370,6 @@ class Aggregator:
     def _write_alert(self, alert: AlertEvent) -> None:
         self._write(alert)
         self._alert_news.add(alert)
-        self._pending_alerts.append((self._sink.written, alert))
         analyser = self._sources.get(alert.source_id)
         if analyser is not None and alert.state == "raised":
             analyser.tally.alerts += 1
@@ -384,15 +384,13 @@ class Aggregator:
             self._snapshot = None
         now_s = self._clock.monotonic()
         if self._snapshot is None and now_s - self._committed_s >= COMMIT_INTERVAL_S:
-            self._snapshot = self._take_snapshot([])
+            self._snapshot = self._take_snapshot()
             self._committed_s = now_s
 
-    def _take_snapshot(self, alerts: list[AlertEvent]) -> _Snapshot:
+    def _take_snapshot(self, unsafe: Sequence[bytes] = (), alerts: Sequence[AlertEvent] = ()) -> _Snapshot:
+        """The state now; with what is to be written once more after a crash, and the alerts that are to be written next."""
         state: dict[str, Any] = {}
         if self._checkpoint:
-            while self._pending_alerts and self._pending_alerts[0][0] <= self._sink.safe:
-                self._pending_alerts.popleft()
-            pending = [alert for _, alert in self._pending_alerts] + alerts
             state = {
                 "sources": {source_id: analyser.state() for source_id, analyser in self._sources.items()},
                 "run": self._run,
@@ -401,13 +399,12 @@ class Aggregator:
                 "numbers": dict(self._numbers),
                 "news": self._alert_news.state(),
                 "evidence": self._evidence.state(),
-                "pending_alerts": [alert.model_dump(mode="json", by_alias=True) for alert in pending],
+                "unsafe": [event.decode() for event in unsafe],
+                "pending_alerts": [alert.model_dump(mode="json", by_alias=True) for alert in alerts],
             }
-        else:
-            self._pending_alerts.clear()
         return _Snapshot(self._sink.written, dict(self._numbers), state)
 
-    def _save(self, snapshot: _Snapshot, safe: bool = True) -> None:
+    def _save(self, snapshot: _Snapshot) -> None:
         if self._checkpoint:
             try:
                 self._checkpoint.save(snapshot.state)
@@ -417,8 +414,7 @@ class Aggregator:
                 self._save_failed = True
                 return
             self._save_failed = False
-        if safe:
-            self._safe = snapshot.numbers
+        self._safe = snapshot.numbers
 
     # -- looking in
 
@@ -478,7 +474,7 @@ class Aggregator:
             self._judge_slo()
             for analyser in self._sources.values():
                 analyser.online = analyser.online and None  # whoever starts next says so when it comes online
-            snapshot = self._take_snapshot([])
+            snapshot = self._take_snapshot()
             if self._sink.flush(timeout_s):
                 self._save(snapshot)
             else:

@@ -4,15 +4,15 @@ State (trackers, zone counters, alert machines, SLO) lives in memory and is save
 pipeline and the aggregator both keep to:
 
 1. An alert's change of state and the alert event itself are saved together, the event as *pending*, before the event
-   goes to the sinks.
+   goes to the sinks. So that this waits for no sink, events before it that are not safe yet are saved with it (*unsafe*).
 2. The events of all frames up to N go to the sinks and are flushed: acknowledged, or safe on the disk spool.
-3. The checkpoint with the state after frame N, and without those pending events, is saved.
+3. The checkpoint with the state after frame N, and without those events, is saved.
 4. The source commits its offset for frame N.
 
-A crash between any two steps repeats work and loses nothing. After 1, the pending event is sent again, under the same
-event id. After 2, the frames since the last checkpoint are read again and make the same events again. After 3, the
-same, and the restored state knows by their numbers that it has seen those frames. A consumer that drops event ids it
-has seen gets each event once.
+A crash between any two steps repeats work and loses nothing. After 1, the unsafe and the pending events are sent again,
+under the same event ids. After 2, the frames since the last checkpoint are read again and make the same events again.
+After 3, the same, and the restored state knows by their numbers that it has seen those frames. A consumer that drops
+event ids it has seen gets each event once.
 
 On disk a checkpoint is two lines: a header (schema, SHA-256 of the second line) and the state as JSON. The generation
 before is kept beside it, under ``.previous``.

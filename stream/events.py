@@ -11,7 +11,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
 
 from stream.redact import redact
 
@@ -175,3 +175,16 @@ TOPICS: dict[type[Event], str] = {
     DeadLetter: "dead_letter",
 }
 """Short topic name of each event, as ``framewatch tail`` and the sinks' ``topics`` setting take it."""
+
+_ANY: TypeAdapter[TracksEvent | CountsEvent | AlertEvent | HealthEvent | DeadLetter] = TypeAdapter(
+    Annotated[TracksEvent | CountsEvent | AlertEvent | HealthEvent | DeadLetter, Field(discriminator="schema_")]
+)
+
+
+def parse_event(value: bytes | str) -> Event:
+    """The event that ``to_json`` made ``value`` of.
+
+    Raises:
+        ValueError: it is none of ours, or of another version.
+    """
+    return _ANY.validate_json(value)

@@ -51,6 +51,9 @@ class Sink(Protocol):
     def safe(self) -> int:
         """The largest n such that the first n events are all safe (or were dropped and counted)."""
 
+    def unsafe(self) -> list[bytes]:
+        """What a crash of this process would lose now: the JSON of the events that are not safe, oldest first."""
+
     def flush(self, timeout_s: float) -> bool:
         """Push what is buffered and wait until ``safe == written``; True when that was reached in time."""
 

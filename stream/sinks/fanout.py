@@ -57,6 +57,10 @@ class FanOut:
     def safe(self) -> int:
         return min((sink.safe for sink in self._sinks), default=self._written)
 
+    def unsafe(self) -> list[bytes]:
+        slowest_first = sorted(self._sinks, key=lambda sink: sink.safe)
+        return list(dict.fromkeys(event for sink in slowest_first for event in sink.unsafe()))
+
     def flush(self, timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
         flushed = [sink.flush(max(0.0, deadline_s - time.monotonic())) for sink in self._sinks]  # every one, in any case

@@ -133,6 +133,11 @@ class JsonlSink:
     def safe(self) -> int:
         return self._safe
 
+    def unsafe(self) -> list[bytes]:
+        """See ``Sink.unsafe``; without the kinds of events that are not written."""
+        with self._lock:
+            return [line.removesuffix(b"\n") for line in self._lines]
+
     def flush(self, timeout_s: float) -> bool:
         """Hand all lines to the operating system. A pipe whose reader stands still holds this up beyond ``timeout_s``."""
         self._flush()

@@ -208,6 +208,10 @@ class KafkaSink:
     def spooled(self) -> tuple[int, int]:
         return (self._spool.size_bytes, self._spool.max_bytes) if self._spool else (0, 0)
 
+    def unsafe(self) -> list[bytes]:
+        with self._changed:
+            return [entry.value for entry in self._unsafe if not entry.settled]
+
     def flush(self, timeout_s: float) -> bool:
         with self._changed:
             self._await(lambda: not self._unsafe or self._ended, timeout_s)

@@ -56,6 +56,10 @@ class MemorySink:
         """Events that are safe."""
         return self._safe
 
+    def unsafe(self) -> list[bytes]:
+        """Events held back."""
+        return [event.to_json() for event in self.events[self._safe :]]
+
     def flush(self, timeout_s: float) -> bool:
         """True unless events are held back."""
         return self._safe == self.written

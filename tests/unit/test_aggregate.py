@@ -199,6 +199,26 @@ def test_an_alert_cut_off_on_its_way_out_is_sent_after_the_restart(tmp_path: Pat
     assert sink.of(AlertEvent) == [wanted]
 
 
+def test_an_alert_waits_for_no_sink_and_what_was_not_safe_before_it_is_sent_after_a_crash(tmp_path: Path) -> None:
+    whole = MemorySink()
+    send(aggregator(whole), *messages())
+
+    held = MemorySink(hold=True)  # the broker is away, and nothing is on the spool yet
+    first = aggregator(held, tmp_path)
+    for number, message in enumerate(messages()[:40], 1):
+        receipt = first.process("sender", number, message, None)
+    assert [alert.state for alert in held.of(AlertEvent)] == ["raised"]
+    raised_at = receipt.safe
+    assert 20 < raised_at < 40, "the alert's message is not the last that need not come again"
+    sink = MemorySink()
+    second = aggregator(sink, tmp_path)  # the first is gone, with all that its sink held
+    assert by_id(sink.events).items() >= by_id(held.of(TracksEvent)[: 2 * raised_at]).items()
+    assert by_id(sink.events).items() >= by_id(held.of(AlertEvent)).items()
+    send(second, *messages()[raised_at:], start=raised_at + 1)
+    assert by_id(sink.events) == by_id(whole.events)
+    assert len({event.event_id for event in sink.events}) == len(sink.events), "something was sent twice"
+
+
 LEFT = [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}]
 
 

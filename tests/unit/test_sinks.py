@@ -179,6 +179,7 @@ class ManualSink:
 
     def __init__(self, fails: bool = False) -> None:
         self.written = self.safe = 0
+        self.events: list[bytes] = []
         self.callbacks: list[Callable[[], None] | None] = []
         self.fails = fails
         self.droppable: list[bool] = []
@@ -196,7 +197,11 @@ class ManualSink:
         self.droppable.append(droppable)
         if self.fails:
             raise SinkError("it failed")
+        self.events.append(event.to_json())
         self.callbacks.append(on_acknowledged)
+
+    def unsafe(self) -> list[bytes]:
+        return self.events[self.safe :]
 
     def flush(self, timeout_s: float) -> bool:
         self.flushed_in_s = timeout_s
@@ -227,6 +232,7 @@ def test_fan_out_waits_for_the_last() -> None:
     assert slow.droppable == [False, True, False]
     quick.safe, slow.safe = 3, 1
     assert (both.written, both.safe, both.pending(), both.dropped()) == (3, 1, 2, {"tracks": 4})
+    assert both.unsafe() == [tracks(1).to_json(), tracks(2).to_json()]
     for callback in quick.callbacks:
         assert callback
         callback()
@@ -255,6 +261,7 @@ def test_without_sinks_everything_is_safe() -> None:
     nothing.write(tracks(1), lambda: acknowledged.append(1))
     assert (nothing.written, nothing.safe, nothing.pending(), acknowledged) == (1, 1, 0, [1])
     assert nothing.flush(0)
+    assert nothing.unsafe() == []
     nothing.check()
     nothing.close()
 
