@@ -6,7 +6,8 @@ Decode threads ``put`` frames, one dispatcher thread takes batches. A batch goes
 2. a frame has waited for :func:`batch_window_s`, or one would be late if it waited any longer. What decoding a live one took
    is taken off its window, down to ``LEAST_WINDOW`` of it: who is late already waits less for company;
 3. waiting brings nothing: a lossless source stands still because its buffer is full, or every source is finished, or is
-   live and has a frame in (its next one is a frame period away), or is live and stalled.
+   live and has a frame in (its next one is a frame period away), is live and stalled, or is live and, as its frames have come
+   lately, has none to give before the batch goes out anyway.
 
 A batch is filled round robin, one frame a source and round, and the next batch begins with the source after the last
 one served: while other sources have frames waiting, none gets more than ``ceil(batch_size / sources waiting)``.
@@ -76,11 +77,13 @@ class _Source:
         else:
             self.interval_s += (gap_s - self.interval_s) * (INTERVAL_WEIGHT if self.interval_s else 1.0)
 
-    def complete(self, now_s: float) -> bool:
-        """No further frame is to be expected soon."""
+    def complete(self, now_s: float, due_s: float) -> bool:
+        """No further frame is to be expected before ``due_s``."""
         if not self.live or len(self.buffer):
             return self.buffer.closed or self.live
-        return self.buffer.closed or now_s - self.came_s > max(STALLED_S, STALLED_INTERVALS * (self.interval_s or 0.0))
+        interval_s = self.interval_s or 0.0
+        stalled = now_s - self.came_s > max(STALLED_S, STALLED_INTERVALS * interval_s)
+        return self.buffer.closed or stalled or (interval_s > 0 and self.came_s + interval_s > due_s)
 
 
 def _empty_images(shape: tuple[int, ...]) -> Uint8Array:
@@ -201,10 +204,11 @@ class Batcher:
                 return False
             if dropped is not None:
                 self._drops[source_id]["queue_full"] += 1
-            # The dispatcher is woken where its wait changes: a first frame starts the window, the others may end it or wait less.
-            queued = self.pending()
-            if queued == 1 or self._due_s([source]) < self._waiting_until_s or self._is_complete(queued, now_s):
-                self._ready.notify_all()
+            # The dispatcher, if it waits, is woken where that changes: a first frame starts the window, others may end or cut it.
+            if self._waiting_until_s > -math.inf:
+                queued, due_s = self.pending(), min(self._due_s([source]), self._waiting_until_s)
+                if queued == 1 or due_s < self._waiting_until_s or self._is_complete(queued, now_s, due_s):
+                    self._ready.notify_all()
         if dropped is not None and self._on_drop:
             self._on_drop(dropped, "queue_full")
         return True
@@ -312,11 +316,12 @@ class Batcher:
                 source.buffer.close(discard=True)
             self._ready.notify_all()
 
-    def _is_complete(self, queued: int, now_s: float) -> bool:
+    def _is_complete(self, queued: int, now_s: float, due_s: float) -> bool:
+        """Whether waiting until ``due_s`` brings nothing."""
         if queued >= self._batch_size or not queued:
             return queued > 0
         sources = self._sources.values()
-        return any(s.stuck for s in sources) or all(s.complete(now_s) for s in sources)
+        return any(s.stuck for s in sources) or all(s.complete(now_s, due_s) for s in sources)
 
     def _due_s(self, sources: Iterable[_Source]) -> float:
         """When a batch with the frames of these sources must go out: infinity where none waits."""
@@ -335,11 +340,8 @@ class Batcher:
     def _wait_until_due(self, deadline_s: float) -> bool:
         """Wait until a batch should go out; False when the time is over or after ``close``. The lock is held."""
         while not self._closed:
-            now_s = self._clock.monotonic()
-            if self._is_complete(self.pending(), now_s):
-                return True
-            due_s = self._due_s(self._sources.values())
-            if due_s <= now_s:
+            now_s, due_s = self._clock.monotonic(), self._due_s(self._sources.values())
+            if due_s <= now_s or self._is_complete(self.pending(), now_s, due_s):
                 return True
             if now_s >= deadline_s:
                 return False

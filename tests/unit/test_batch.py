@@ -171,6 +171,25 @@ class TestWhenABatchGoesOut:
         clock.advance(0.1)
         assert indices((batcher.next_batch(0) or pytest.fail("no batch"))[1]) == [("a", 3)]
 
+    @pytest.mark.parametrize(("behind_s", "together"), [(0.09, True), (0.11, False)])
+    def test_waits_for_a_live_source_only_if_a_frame_of_it_may_come_in_time(
+        self, batcher: Batcher, clock: ManualClock, behind_s: float, together: bool
+    ) -> None:
+        for source_id in "ab":
+            batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
+        for i in range(3):  # a frame each 0.4 s, that of the other source so far behind
+            for source_id, wait_s in (("a", behind_s), ("b", 0.4 - behind_s)):
+                batcher.put(make_frame(source_id, i, captured_s=clock.monotonic()))
+                clock.advance(wait_s)
+            while batcher.pending():
+                assert batcher.next_batch(0) is not None
+        batcher.put(make_frame("a", 3, captured_s=clock.monotonic()))
+        assert (batcher.next_batch(0) is None) == together
+        clock.advance(behind_s)
+        batcher.put(make_frame("b", 3, captured_s=clock.monotonic()))
+        expected = [("a", 3), ("b", 3)] if together else [("b", 3)]
+        assert indices((batcher.next_batch(0) or pytest.fail("no batch"))[1]) == expected
+
     def test_when_a_frame_would_be_late_if_it_waited(self, batcher: Batcher, clock: ManualClock) -> None:
         for source_id in "ab":
             batcher.add_source(source_id, 4, Policy.DROP_OLDEST, live=True)
