@@ -1,7 +1,7 @@
 // Drift of a camera: what is found in it lately, over what usually is.
 import { html, useStore } from "./lib.js";
 import { feed, segment } from "./api.js";
-import { Icon, Loading } from "./ui.js";
+import { Icon, Loading, ProblemNote } from "./ui.js";
 import { duration, number, percent } from "./format.js";
 
 const WORTH_A_LOOK = 0.1; // as the alert FramewatchDrift has it
@@ -60,8 +60,12 @@ function Feature({ feature, comparison }) {
 
 /** @param id of a camera of which frames have been analysed. */
 export function Drift({ id }) {
-  const { data } = useStore(feed(`v1/sources/${segment(id)}/drift`, EVERY_S));
-  if (!data) return html`<section class="card"><h2>Drift</h2><${Loading} what="what is usual" /></section>`;
+  const drift = feed(`v1/sources/${segment(id)}/drift`, EVERY_S);
+  const { data, problem } = useStore(drift);
+  if (!data) {
+    const missing = problem ? html`<${ProblemNote} problem=${problem} onRetry=${() => drift.reload()} />` : html`<${Loading} what="what is usual" />`;
+    return html`<section class="card"><h2>Drift</h2>${missing}</section>`;
+  }
   const hours = (value) => duration(value * 3600);
   return html`
     <section class="card drift">

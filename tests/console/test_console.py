@@ -335,6 +335,14 @@ def test_a_camera_shows_how_far_what_is_found_is_from_what_is_usual(visit: Calla
     histogram = drift.get_by_role("img", name="Confidence: lately mostly 40.0 % to 45.0 %, usually 95.0 % and more")
     expect(histogram).to_be_visible()
     expect(histogram.locator("rect").nth(8).locator("title")).to_have_text("40.0 % to 45.0 %: lately 100 %, usually 0.0 %")
+    problem = {"title": "Service Unavailable", "status": 503, "detail": "aggregator-0 does not answer"}
+    page.route("**/v1/sources/hall/drift", lambda route: route.fulfill(status=503, json=problem))
+    page.reload()
+    note = page.locator("section", has=page.get_by_role("heading", name="Drift")).get_by_role("alert")
+    expect(note).to_contain_text("aggregator-0 does not answer")
+    page.unroute("**/v1/sources/hall/drift")
+    note.get_by_role("button", name="Try again").click()
+    expect(drift.locator("dt")).to_have_count(4)
 
 
 def test_a_viewer_changes_nothing(visit: Callable[..., Visitor]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.api import console
+from stream import drift
+from tests.conftest import ROOT
 from tests.support.api import Client, app_of, config_of
 
 VENDOR = console.FOLDER / "vendor"
@@ -40,6 +42,14 @@ def test_everything_that_a_file_refers_to_is_there(path: Path) -> None:
 def test_no_file_names_another_place(path: Path) -> None:
     addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", re.sub(r"^\s*//.*$", "", path.read_text(encoding="utf-8"), flags=re.M))
     assert set(addresses) <= {"http://www.w3.org"}  # the name space of SVG
+
+
+def test_drift_is_shown_from_where_the_alert_begins_and_as_often_as_it_changes() -> None:
+    text = (console.FOLDER / "drift.js").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^const (WORTH_A_LOOK|EVERY_S) = ([\d.]+);", text, re.M))
+    raised = re.search(r"framewatch_drift_psi\{[^}]*\}\) > ([\d.]+)", (ROOT / "kube/monitoring/rules.yaml").read_text())
+    assert raised
+    assert {name: float(value) for name, value in shown.items()} == {"WORTH_A_LOOK": float(raised[1]), "EVERY_S": drift.FOLD_S}
 
 
 def test_no_file_of_ours_is_too_long() -> None:
