@@ -15,6 +15,7 @@ from stream.access import TOKEN_FILE
 from stream.commands.capacity import capacity
 from stream.commands.evaluate import evaluate
 from stream.commands.finite import Finite
+from stream.commands.label import label
 from stream.commands.models import models
 from stream.commands.quantize import quantize
 from stream.commands.service import sources, status, top
@@ -276,7 +277,7 @@ def tail(
         click.echo(record.json() if as_json else render(record))
 
 
-for command in (status, top, sources, capacity, models, simulate, synthesize, train, evaluate, quantize, tune):
+for command in (status, top, sources, capacity, models, simulate, synthesize, label, train, evaluate, quantize, tune):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from stream.commands.finite import Finite
+from stream.commands.progress import progress_bar
 
 if TYPE_CHECKING:
     from stream.datasets.coco import CocoDataset
@@ -276,7 +276,7 @@ def segmentation(truth_path: Path, result_path: Path, binary: bool, ignore: int 
 
     out = _output([truth_path, result_path], **output)
     truth, result = open_masks(truth_path), open_masks(result_path)
-    with _progress("Masks", len(truth.read)) as advance:
+    with progress_bar("Masks", len(truth.read)) as advance:
         report = evaluate_segmentation(truth, result, binary=binary, ignore=ignore, progress=advance)
     snapshots = worst_masks(truth, result, report, worst, binary=binary, ignore=ignore) if out.html_path and worst else ()
     _finish(of_segmentation(report, Compared(str(truth_path), str(result_path)), snapshots), out)
@@ -340,7 +340,7 @@ def _found_by_model(
     wanted = [name for name in known if name in truth.class_names]
     detector = load_detector(Path(model).stem, config.model_copy(update={"classes": wanted or None}), confidence)
     try:
-        with _progress("Pictures", len(truth.images)) as advance:
+        with progress_bar("Pictures", len(truth.images)) as advance:
             return predict(detector, truth, folder, progress=advance), detector.model_id
     finally:
         detector.close()
@@ -351,15 +351,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not (mine and equals and theirs):
         raise click.UsageError(f"--source-id: {text!r} is not TRUTH=RESULT")
     return mine, theirs
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal; yields what to call with the number of steps done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)

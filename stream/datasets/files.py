@@ -1,4 +1,4 @@
-"""Files by their content: their digest, and whether two sets of files have one in common."""
+"""Files by their name: pictures and videos; and by their content: their digest, and whether two sets have one in common."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 from stream import files
 from stream.errors import DatasetError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".m4v", ".gif")
 
 
 def shared_file(some: Iterable[Path], others: Iterable[Path]) -> tuple[Path, Path] | None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.datasets.coco import Box, CocoCategory, CocoDataset, CocoImage, pictures, read_coco
+from stream.datasets.files import PICTURES, VIDEOS
 from stream.detectors.base import Detector
 from stream.errors import DatasetError
 from stream.synthesis.cutouts import label_file
@@ -21,8 +22,6 @@ from stream.synthesis.settings import Settings
 
 Uint8Array = npt.NDArray[np.uint8]
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".m4v", ".gif")
 QUALITY = 97
 EDGE_PX = 2  # a box as near as this to the picture's edge may be cut by it
 

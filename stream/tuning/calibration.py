@@ -18,9 +18,9 @@ from stream.detectors.base import InputSpec
 from stream.errors import DatasetError
 from stream.evaluation.predictions import camera_frame
 from stream.frame import Uint8Array
+from stream.recording import read_frames
 from stream.scale import Scaler
 from stream.sources.file import FileSource
-from stream.tuning.frames import read_frames
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png")
 Item = TypeVar("Item")

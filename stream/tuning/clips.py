@@ -30,7 +30,7 @@ from stream.errors import DatasetError
 from stream.evaluation.records import read_events
 from stream.events import CountsEvent
 from stream.frame import FrameBatch, FrameInfo
-from stream.tuning.frames import read_frames
+from stream.recording import read_frames
 
 VIDEO, TRACKS, COUNTS, SOURCE = "video.mp4", "tracks.txt", "counts.jsonl", "source.yaml"
 BATCH_SIZE = 16

@@ -1,8 +1,8 @@
-"""Frames of video files as the service sees them."""
+"""Recordings: the frames of a video file, as the service sees them. A picture is a recording of one frame."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from stream.clock import SystemClock
@@ -27,31 +27,32 @@ class ScaledFrame(NamedTuple):
     image: Uint8Array
 
 
-def read_frames(source: SourceConfig, spec: InputSpec) -> Generator[ScaledFrame, None, None]:
-    """The frames of a file source that the service would analyse, decoded, sampled and scaled by the service's own parts.
+def decoded_frames(source: SourceConfig) -> Generator[DecodedFrame, None, None]:
+    """The frames of a file source that the service would analyse, decoded and sampled by the service's own parts.
 
     Raises:
         SourceError: the file cannot be read, or not to its end.
     """
-    scaler, sampler = Scaler(spec), FrameSampler(source.fps)
-
-    def analysed(frames: Iterable[DecodedFrame]) -> Iterator[ScaledFrame]:
-        for frame in frames:
-            if sampler.keep(frame.pts_s):
-                yield ScaledFrame(_info(source.id, opened.session, frame), scaler.scale(frame.frame))
-
+    sampler = FrameSampler(source.fps)
     with FileSource(source, SystemClock()) as opened:
         decoder = Decoder(opened)
         for packet in opened.packets():
             if isinstance(packet, Packet):
-                yield from analysed(decoder.decode(packet))
-        yield from analysed(decoder.flush())
+                yield from (frame for frame in decoder.decode(packet) if sampler.keep(frame.pts_s))
+        yield from (frame for frame in decoder.flush() if sampler.keep(frame.pts_s))
 
 
-def _info(source_id: str, session: str, frame: DecodedFrame) -> FrameInfo:
+def read_frames(source: SourceConfig, spec: InputSpec) -> Generator[ScaledFrame, None, None]:
+    """``decoded_frames``, scaled as the service scales them. Raises as that does."""
+    scaler = Scaler(spec)
+    for frame in decoded_frames(source):
+        yield ScaledFrame(_info(source.id, frame), scaler.scale(frame.frame))
+
+
+def _info(source_id: str, frame: DecodedFrame) -> FrameInfo:
     return FrameInfo(
         source_id=source_id,
-        session=session,
+        session="",
         frame_index=frame.frame_index,
         pts_s=frame.pts_s,
         captured_at=frame.captured_at,
