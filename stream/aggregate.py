@@ -469,14 +469,13 @@ class Aggregator:
             return self._slo.attainments()
 
     def close(self, timeout_s: float = 10) -> None:
-        """Flush the sink and save a last checkpoint. Open windows stay open in the checkpoint."""
+        """Flush the sink and save a last checkpoint. Open windows stay open in the checkpoint; events that could not be written
+        in time are in it too, for the next start."""
         with self._lock:
             self._judge_slo()
             for analyser in self._sources.values():
                 analyser.online = analyser.online and None  # whoever starts next says so when it comes online
-            snapshot = self._take_snapshot()
-            if self._sink.flush(timeout_s):
-                self._save(snapshot)
-            else:
+            if not self._sink.flush(timeout_s):
                 self.sink_fault = self.sink_fault or "events could not be written in time"
+            self._save(self._take_snapshot(self._sink.unsafe()))
             self._judge_slo()

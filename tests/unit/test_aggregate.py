@@ -219,6 +219,17 @@ def test_an_alert_waits_for_no_sink_and_what_was_not_safe_before_it_is_sent_afte
     assert len({event.event_id for event in sink.events}) == len(sink.events), "something was sent twice"
 
 
+def test_events_that_a_sink_does_not_take_to_the_end_are_written_at_the_next_start(tmp_path: Path) -> None:
+    held = MemorySink(hold=True)
+    first = aggregator(held, tmp_path)
+    send(first, *messages())
+    first.close(0)
+    assert first.sink_fault == "events could not be written in time"
+    sink = MemorySink()
+    aggregator(sink, tmp_path)
+    assert by_id(sink.events) == by_id(held.events)
+
+
 LEFT = [{"name": "left", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}]
 
 
