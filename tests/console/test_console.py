@@ -318,7 +318,8 @@ def test_a_camera_has_charts_and_the_service_its_objective(visit: Callable[..., 
 
 
 def test_a_camera_shows_how_far_what_is_found_is_from_what_is_usual(visit: Callable[..., Visitor], url: str) -> None:
-    page = visit().open("camera", "hall")
+    visitor = visit()
+    page = visitor.open("camera", "hall")
     drift = page.locator(".drift")
     expect(drift).to_contain_text("still being learned")
     expect(drift.locator("dt")).to_have_text(["Confidence", "Height", "Class", "Objects in a frame"])
@@ -343,6 +344,8 @@ def test_a_camera_shows_how_far_what_is_found_is_from_what_is_usual(visit: Calla
     page.unroute("**/v1/sources/hall/drift")
     note.get_by_role("button", name="Try again").click()
     expect(drift.locator("dt")).to_have_count(4)
+    assert all("503" in complaint for complaint in visitor.complaints)
+    visitor.complaints.clear()
 
 
 def test_a_viewer_changes_nothing(visit: Callable[..., Visitor]) -> None:
