@@ -235,7 +235,7 @@ class Aggregator:
 
     def _receipt(self, sender: str, number: int | None) -> Receipt:
         safe, evidence = self._safe.get(sender, 0), self._evidence.hand_out(sender, number)
-        return Receipt(self.incarnation, True, safe, self._arrivals.emit.most_s, evidence)
+        return Receipt(self.incarnation, True, safe, self._arrivals.emit.usual, evidence)
 
     def _process_batch(self, batch: DetectedBatch, sender: str) -> None:
         cpu_s, shift_s = time.thread_time(), 0.0

@@ -27,7 +27,7 @@ import numpy as np
 
 from stream.buffer import FrameBuffer, Policy
 from stream.clock import Clock, SystemClock
-from stream.expected import Expected
+from stream.expected import UNKNOWN, Expected, Usual
 from stream.frame import Frame, FrameBatch, FrameInfo, Uint8Array
 
 DropReason = Literal["queue_full", "stale"]
@@ -35,7 +35,7 @@ DropReason = Literal["queue_full", "stale"]
 MAX_WINDOW_S = 0.1  # 8 cameras at 5 frames/s bring 4 frames in it; a batch costs about 1 ms of CPU, its frames apart
 RESERVE = 0.2  # of the budget, for decoding before
 MOST_DETECTOR, MOST_EMIT = 0.5, 0.25  # of the budget; one that was slow once must not have every frame shed for good
-LEAST_WINDOW = 0.25  # of the window; where a stream has B-frames, its decoder keeps every frame back for longer than that
+LEAST_WINDOW = 0.25  # of the window
 WINDOW_SHARE = 0.4  # of what is left of the budget; the rest absorbs jitter and a detector call that is still running
 STALE_PASS_S = 1.0  # a live source whose frames are all old when they come still gets one through in this time: late, not blind
 BLIND_S = 10.0  # the same where it is we who are late, unless told another: seldom, as each such frame misses the objective
@@ -140,7 +140,7 @@ class Batcher:
         self._turn: deque[str] = deque()
         self._drops: dict[str, Counter[DropReason]] = {}
         self._image_shape: tuple[int, ...] | None = None
-        self._detector, self._emit_s = Expected(), 0.0
+        self._detector, self._emit = Expected(), UNKNOWN
         self._waiting_until_s = -math.inf  # what the dispatcher waits for, while it does
         self._closed = False
 
@@ -241,9 +241,9 @@ class Batcher:
         with self._lock:
             self._detector.observe(seconds, frames)
 
-    def observe_emit_s(self, seconds: float) -> None:
-        """Tell how long nine in ten frames take at most from the detector's answer to the acknowledgement; moves the window too."""
-        self._emit_s = seconds
+    def observe_emit(self, usual: Usual) -> None:
+        """Tell how long frames take from the detector's answer to the acknowledgement; moves the window too."""
+        self._emit = usual
 
     @property
     def rest_s(self) -> float:
@@ -252,8 +252,10 @@ class Batcher:
         A detector that was slow once must not have every frame shed for good, so that it is never measured again: no
         more than half the budget is charged for it; and a quarter for what follows, as shedding brings no broker back.
         """
-        detector_s = min(self._detector.most_s, MOST_DETECTOR * self._latency_s)
-        return detector_s + min(self._emit_s, MOST_EMIT * self._latency_s)
+        return self._charged_s(self._detector.most_s, self._emit.most_s)
+
+    def _charged_s(self, detector_s: float, emit_s: float) -> float:
+        return min(detector_s, MOST_DETECTOR * self._latency_s) + min(emit_s, MOST_EMIT * self._latency_s)
 
     def deadline_s(self, info: FrameInfo) -> float:
         """Monotonic time at which the frame must be acknowledged. The time for which the gate held it is not charged: an
@@ -262,13 +264,19 @@ class Batcher:
 
     def is_stale(self, info: FrameInfo, now_s: float) -> bool:
         """True when a frame that goes to the detector at ``now_s`` is expected to miss its deadline."""
-        return now_s + self.rest_s > self.deadline_s(info)
+        return now_s + self._rest_of_s(info.line_s) > self.deadline_s(info)
+
+    def _rest_of_s(self, line_s: float) -> float:
+        """What a frame is charged for the rest of its way. Where its line, or the B-frames of its stream, leave less than the
+        reserve, the mean is charged: an idle machine is not sure of the deadline either, and would shed most frames to be it."""
+        unsure = line_s + self.rest_s > (1 - RESERVE) * self._latency_s
+        return self._charged_s(self._detector.mean_s, self._emit.mean_s) if unsure else self.rest_s
 
     def is_hopeless(self, source_id: str, captured_s: float, line_s: float) -> bool:
         """True when a live source's frame would be shed even if it came into the batch at once, so that it need not be
         decoded or scaled; both times as in ``FrameInfo``."""
         source, now_s = self._sources.get(source_id), self._clock.monotonic()
-        if source is None or now_s + self.rest_s <= captured_s + self._latency_s:
+        if source is None or now_s + self._rest_of_s(line_s) <= captured_s + self._latency_s:
             return False
         return now_s - source.served_s < self._pass_s(line_s)
 
@@ -292,7 +300,7 @@ class Batcher:
     @property
     def window_s(self) -> float:
         """How long a frame waits for company at present."""
-        return batch_window_s(self._latency_s, self._detector.mean_s + min(self._emit_s, MOST_EMIT * self._latency_s))
+        return batch_window_s(self._latency_s, self._detector.mean_s + min(self._emit.most_s, MOST_EMIT * self._latency_s))
 
     @property
     def drained(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import av
@@ -9,7 +10,7 @@ import av
 from stream.errors import SourceUnreadable
 from stream.frame import REWIND_S, Packet, Ticket, media_s
 from stream.logs import get_logger
-from stream.sources.base import Source
+from stream.sources.base import MAX_REORDER_S, Source
 from stream.upright import Matrix, Upright, matrix_of
 
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192: a larger frame is taken for an attack or a broken header (96 MiB as YUV 4:2:0)
@@ -63,23 +64,34 @@ class Decoder:
         self._upright = Upright()
         self._last_pts_s: float | None = None
         self._last_ticket: Ticket | None = None
+        self._due_s = -math.inf  # of the packets that the codec has had
+        self._ahead_s = 0.0  # how far presentation runs ahead of decoding
 
     def ticket(self, packet: Packet) -> Ticket:
         """A new ticket for a packet that is not empty."""
         data = packet.data
         base, pts, dts, duration = data.time_base, data.pts, data.dts, data.duration
         captured_s = packet.arrived_s - packet.age_s
+        pts_s = None if pts is None else media_s(pts, base)
+        dts_s = None if dts is None else media_s(dts, base)
         return Ticket(
-            pts_s=None if pts is None else media_s(pts, base),
-            dts_s=None if dts is None else media_s(dts, base),
+            pts_s=pts_s,
+            dts_s=dts_s,
             interval_s=media_s(duration, base) if duration else DEFAULT_INTERVAL_S,
             captured_at=packet.captured_at,
             captured_s=captured_s,
-            due_s=captured_s if self._paced else packet.arrived_s,
+            due_s=captured_s + self._behind_s(pts_s, dts_s) if self._paced else packet.arrived_s,
             position=packet.position,
             key=bool(data.is_keyframe),
             traceparent=packet.traceparent,
         )
+
+    def _behind_s(self, pts_s: float | None, dts_s: float | None) -> float:
+        """How long after its picture was taken a camera sends a packet, as it sends them in the order of decoding."""
+        if pts_s is None or dts_s is None:
+            return 0.0
+        self._ahead_s = max(self._ahead_s, min(pts_s - dts_s, MAX_REORDER_S))
+        return max(0.0, self._ahead_s - (pts_s - dts_s))
 
     def decode(self, packet: Packet, ticket: Ticket | None = None, *, skippable: bool = False) -> list[DecodedFrame]:
         """The frames that are complete now; often none or one.
@@ -102,12 +114,16 @@ class Decoder:
         assert context is not None
         context.skip_frame = "NONREF" if skippable else "DEFAULT"
         self.decoded += 1
+        self._due_s = max(self._due_s, ticket.due_s)
         try:
             decoded = context.decode(data)
         except (av.FFmpegError, ValueError) as error:  # ValueError: parameters that changed to something impossible
             self._count_undecodable(packet, error)
             return frames
-        return frames + [self._number(frame) for frame in decoded]
+        numbered = [self._number(frame) for frame in decoded]
+        for frame in numbered:  # it could not be had before these packets
+            frame.ticket.due_s = max(frame.ticket.due_s, self._due_s)
+        return frames + numbered
 
     def decode_alone(self, packet: Packet, ticket: Ticket) -> list[DecodedFrame]:
         """The frame of a key frame's packet at once, behind what was held back; the next packet must be a key frame's."""
@@ -123,6 +139,7 @@ class Decoder:
             self.undecodable += 1
             frames = []
         self._context.flush_buffers()
+        self._due_s = -math.inf
         return frames
 
     def _follow_codec(self, ticket: Ticket) -> list[DecodedFrame]:

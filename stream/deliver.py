@@ -23,6 +23,7 @@ from typing import Protocol
 from stream.errors import Retryable
 from stream.events import DeadLetter
 from stream.evidence.requests import EvidenceRequest
+from stream.expected import UNKNOWN, Usual
 from stream.frame import DetectedBatch
 
 MAX_UNSAFE = 2000  # messages of small arrays, 10 to 100 kB each at most; then the sender waits
@@ -68,14 +69,14 @@ class Receipt:
         incarnation: changes when the aggregator was restarted.
         accepted: False if the sender expected another incarnation; nothing was processed then.
         safe: number of this sender's last message that is safe, with all before it.
-        emit_s: what nine in ten frames took lately, at most, from the detector's answer to the acknowledgement by all sinks.
+        emit: what frames took lately from the detector's answer to the acknowledgement by all sinks.
         evidence: what the sender is asked to make of its frames; the same more than once, see ``EvidenceRequests``.
     """
 
     incarnation: str
     accepted: bool
     safe: int
-    emit_s: float = 0.0
+    emit: Usual = UNKNOWN
     evidence: tuple[EvidenceRequest, ...] = ()
 
 
@@ -140,9 +141,9 @@ class Delivery:
             safe |= lane.progress(spare)
         return safe
 
-    def emit_s(self) -> float:
-        """See ``Receipt.emit_s``; that of the slowest aggregator."""
-        return max((lane.emit_s for lane in self._lanes), default=0.0)
+    def emit(self) -> Usual:
+        """See ``Receipt.emit``; that of the slowest aggregator."""
+        return max((lane.emit for lane in self._lanes), key=lambda emit: emit.most_s, default=UNKNOWN)
 
     def forget(self, source_id: str) -> None:
         """The source's input is another one from now on: its frames sent so far say nothing about the next ones."""
@@ -171,7 +172,7 @@ class _Lane:
         self._unsafe: deque[tuple[int, Message]] = deque()
         self._safe_frames: dict[str, int] = {}
         self._forgotten: dict[str, int] = {}  # by source: messages up to this one are about its former input
-        self.emit_s = 0.0
+        self.emit = UNKNOWN
         self._answered = False  # since the last call of progress
         self._lock = threading.Lock()
 
@@ -221,7 +222,7 @@ class _Lane:
             except Retryable:
                 self._stopped.wait(RETRY_S)
                 continue
-            self._incarnation, self._answered, self.emit_s = receipt.incarnation, True, receipt.emit_s
+            self._incarnation, self._answered, self.emit = receipt.incarnation, True, receipt.emit
             self._hand_on(receipt)
             if receipt.accepted:
                 safe = receipt.safe

@@ -175,7 +175,7 @@ class Dispatcher:
                 sent_at=self._clock.time(),
             )
         )
-        self._batcher.observe_emit_s(self._delivery.emit_s())
+        self._batcher.observe_emit(self._delivery.emit())
         return detections
 
     def _count_dropped(self, frames: list[Frame], reason: str) -> None:

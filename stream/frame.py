@@ -66,7 +66,8 @@ class Ticket:
         pts_s, dts_s: media time of presentation and of decoding; None where the stream tells none.
         interval_s: duration of the frame, as far as the stream tells.
         captured_at, captured_s: as in ``FrameInfo``.
-        due_s: monotonic seconds at which the packet should have been in our hands.
+        due_s: monotonic seconds at which the packet should have been in our hands; of a frame, also those that the codec had to
+            have first (B-frames).
         position: of the packet.
         key: decoding can begin with this packet.
         traceparent: of the packet.
@@ -109,7 +110,8 @@ class FrameInfo:
         captured_s, decoded_s, batched_s: monotonic seconds of the stages passed so far (``captured_s`` is moved
             back by the age that the frame had on arrival, where the source's clock tells it).
         held_s: how long the gate held the frame's packet before it had it decoded; 0 for all other frames.
-        line_s: how old the picture was when its packet should have been in our hands; 0 where that is not known.
+        line_s: how old the picture was when its packet, and those that the codec had to have first (B-frames), should have been
+            in our hands; 0 where that is not known.
         traceparent: of the frame's Kafka record; empty for all other frames.
     """
 
@@ -129,7 +131,7 @@ class FrameInfo:
 
     @property
     def due_s(self) -> float:
-        """Monotonic seconds at which the frame could have been decoded here: its line and its gate had it until then."""
+        """Monotonic seconds at which the frame could have been decoded here: line, codec and gate had it until then."""
         return self.captured_s + self.line_s + self.held_s
 
     @property

@@ -13,6 +13,7 @@ from stream.frame import Packet
 
 WAIT_SLICE_S = 0.2  # between two looks at the close flag
 SIGN_OF_LIFE_S = 0.5
+MAX_REORDER_S = 1.0  # B-frames need less; a broken file must not delay its packets for longer
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ from stream.errors import SourceTruncated, SourceUnreadable
 from stream.events import DeadLetter
 from stream.frame import Packet, media_s
 from stream.redact import redact
-from stream.sources.base import Sequential, wait_until
+from stream.sources.base import MAX_REORDER_S, Sequential, wait_until
 from stream.sources.timeline import USUAL_INTERVAL_S, Timeline
 
 DEMUXERS = (
@@ -25,7 +25,6 @@ DEMUXERS = (
 )  # formats that hold their own media: a playlist or script could make FFmpeg open any other file or address
 INDEX_TAIL = 64  # packets of several tracks interleave: the last of the file is among the last few of the index
 OLDEST_CREATION = datetime(1990, 1, 1, tzinfo=UTC)  # cameras without a clock write 1904 or 1970
-MAX_REORDER_S = 1.0  # B-frames need less; a broken file must not delay its packets for longer
 
 
 class FileSource(Sequential):

@@ -9,6 +9,7 @@ import pytest
 
 from stream.batch import BLIND_S, LEAST_WINDOW, MAX_WINDOW_S, STALE_PASS_S, STALLED_INTERVALS, Batcher, batch_window_s
 from stream.buffer import FrameBuffer, Policy
+from stream.expected import Usual
 from stream.frame import Frame, FrameInfo, Uint8Array
 from stream.testing.clock import ManualClock
 
@@ -358,7 +359,7 @@ class TestDrops:
         assert not batcher.line_too_long(LATENCY_S)
         assert batcher.line_too_long(LATENCY_S + 0.01)
         batcher.observe_detector_s(0.1, 4)
-        batcher.observe_emit_s(0.05)
+        batcher.observe_emit(Usual(0.05, 0.05))
         assert not batcher.line_too_long(0.34)
         assert batcher.line_too_long(0.36)
 
@@ -369,11 +370,22 @@ class TestDrops:
         assert not batcher.is_stale(info, clock.monotonic())
         assert not batcher.is_hopeless("a", info.captured_s, 0.0)
         assert not batcher.is_hopeless("unknown", info.captured_s - 9, 0.0)
-        batcher.observe_emit_s(0.1)
+        batcher.observe_emit(Usual(0.1, 0.1))
         assert batcher.is_stale(info, clock.monotonic())
         assert batcher.is_hopeless("a", info.captured_s, 0.0)
-        batcher.observe_emit_s(60.0)  # the broker is away: shedding does not bring it back
+        batcher.observe_emit(Usual(60.0, 60.0))  # the broker is away: shedding does not bring it back
         assert batcher.rest_s == LATENCY_S / 4
+
+    def test_where_nothing_makes_sure_of_the_deadline_the_mean_is_charged(self, batcher: Batcher, clock: ManualClock) -> None:
+        batcher.observe_detector_s(0.03, 8)
+        batcher.observe_emit(Usual(0.03, 0.08))
+        info = make_frame(captured_s=clock.monotonic()).info
+        clock.advance(0.42)  # for sure another 0.11 s, usually 0.06
+        for line_s, stale in ((0.0, True), (0.4, False)):
+            assert batcher.is_stale(replace(info, line_s=line_s), clock.monotonic()) == stale
+            assert batcher.is_hopeless("a", info.captured_s, line_s) == (stale and "a" in batcher.drops())
+        clock.advance(0.03)
+        assert batcher.is_stale(replace(info, line_s=0.4), clock.monotonic())
 
     def test_an_unsteady_detector_is_charged_for_its_slow_batches(self, batcher: Batcher) -> None:
         steady = Batcher("people", 4, LATENCY_S)

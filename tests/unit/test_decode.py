@@ -84,6 +84,27 @@ def test_captured_s_is_arrival_less_age(tmp_path: Path) -> None:
     assert [frame.captured_s for frame in frames] == [99.75]
 
 
+@pytest.mark.parametrize("paced", [False, True])
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_a_frame_is_due_when_the_packets_are_there_that_it_needs(tmp_path: Path, b_frames: int, paced: bool) -> None:
+    with source_of(make_video(tmp_path / "clip.mp4", 20, b_frames=b_frames)) as source:
+        decoder, ages_s = Decoder(source, paced=paced), []
+        packets = [packet for packet in source.packets() if isinstance(packet, Packet) and packet.data.size]
+        times = [
+            (float(packet.data.dts * packet.data.time_base), float(packet.data.pts * packet.data.time_base)) for packet in packets
+        ]
+        ahead_s = max(pts_s - dts_s for dts_s, pts_s in times)
+        for packet, (dts_s, pts_s) in zip(packets, times, strict=True):  # as a camera would send them
+            sent_s = 100 + dts_s + ahead_s
+            late_s = 7.0 if paced else 0.0  # the reader of a file is late, but the file was there
+            for frame in decoder.decode(replace(packet, arrived_s=sent_s + late_s, age_s=sent_s + late_s - 100 - pts_s)):
+                assert frame.captured_s == pytest.approx(100 + frame.pts_s)
+                ages_s.append(frame.ticket.line_s)
+                assert frame.ticket.due_s == pytest.approx(sent_s)
+        assert ages_s
+        assert (min(ages_s) > 0) == (b_frames > 0)
+
+
 def test_flush_gives_the_held_frames_once_and_decoding_goes_on(tmp_path: Path) -> None:
     with source_of(make_video(tmp_path / "clip.mp4", 10, b_frames=3)) as source:
         decoder = Decoder(source)
