@@ -94,6 +94,7 @@ def configure(settings: LogSettings, **bound: str) -> None:
         logging.getLogger(name).setLevel(least)
     logging.getLogger("kafka").setLevel(logging.CRITICAL if least > logging.DEBUG else least)
     logging.getLogger(FFMPEG).setLevel(logging.WARNING)
+    av.logging.set_skip_repeated(False)  # it would say a line of one source again later, as one of another
     av.logging.set_level(av.logging.ERROR if least > logging.DEBUG else av.logging.WARNING)
     _redact_foreign_handlers()
 

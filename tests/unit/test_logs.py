@@ -63,16 +63,17 @@ def test_lines_of_libraries_pass_the_same_chain(log_lines: Lines) -> None:
 
 
 def test_a_thread_says_which_source_its_lines_are_about(log_lines: Lines) -> None:
-    def work() -> None:
-        bind_source("hall")
+    def work(source_id: str) -> None:
+        bind_source(source_id)
         av.logging.log(av.logging.ERROR, "rtsp", "method DESCRIBE failed: 401")
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    for source_id in ("hall", "yard"):
+        thread = threading.Thread(target=work, args=(source_id,))
+        thread.start()
+        thread.join()
     get_logger("stream.x").info("elsewhere")
-    of_ffmpeg, other = log_lines()
-    assert (of_ffmpeg["source_id"], of_ffmpeg["logger"]) == ("hall", "libav.rtsp")
+    *of_ffmpeg, other = log_lines()
+    assert [(line["source_id"], line["logger"]) for line in of_ffmpeg] == [("hall", "libav.rtsp"), ("yard", "libav.rtsp")]
     assert "source_id" not in other
 
 
