@@ -72,7 +72,7 @@ class Collection:
         """
         name = self._name(recording.stem)
         try:
-            for frame in decoded_frames(SourceConfig(id="recording", uri=str(recording.absolute()), fps=fps, decode="full")):
+            for frame in decoded_frames(SourceConfig(id="recording", uri=str(recording.absolute()), fps=fps)):
                 bgr = to_picture(frame.frame)
                 file_name = f"{IMAGES}/{name}-{frame.frame_index:06d}.jpg"
                 if not cv2.imwrite(str(self._folder / file_name), bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
